@@ -1,0 +1,1 @@
+"""Where things are kept and found: the corpus in PostgreSQL, and the vector indexes derived from it."""

@@ -1,0 +1,1 @@
+"""The corpus: the system of record in PostgreSQL."""

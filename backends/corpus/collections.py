@@ -1,0 +1,105 @@
+"""Collections in the corpus: their rows, their tables, what is known of them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from backends.corpus.database import Connection, Database
+from backends.corpus.queries import query
+from backends.errors import CollectionExists, CollectionNotFound
+from backends.types import IndexIdentity, IndexSpec, Precision
+
+COLUMN_TYPE: dict[Precision, str] = {"half": "halfvec", "single": "vector"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionState:
+    """A collection as the corpus had it when asked. `stamp` is None where users bring their own embeddings."""
+
+    id: int
+    name: str
+    spec: IndexSpec
+    stamp: dict[str, Any] | None
+    sequence: int
+    documents: int
+    chunks: int
+    backend: str
+    created_at: datetime
+
+
+def create_collection(
+    database: Database, name: str, spec: IndexSpec, stamp: dict[str, Any] | None, backend: str
+) -> CollectionState:
+    """Create an empty collection with its tables, in one transaction; raises CollectionExists."""
+    try:
+        with database.transaction() as connection:
+            _create(connection, name, spec, stamp, backend)
+    except psycopg.errors.UniqueViolation as error:
+        raise CollectionExists(
+            f"collection {name!r} exists already; delete it first, or choose another name"
+        ) from error
+    return find_collection(database, name)
+
+
+def find_collection(database: Database, name: str) -> CollectionState:
+    """Return the collection of this name; raises CollectionNotFound."""
+    with database.connection() as connection:
+        row = connection.execute(query("collections", "find_collection"), {"name": name}).fetchone()
+    if row is None:
+        raise CollectionNotFound(f"there is no collection {name!r}; create it first")
+    id_, name, dimension, metric, precision, stamp, sequence, documents, chunks, created_at, backend = row
+    return CollectionState(
+        id=id_,
+        name=name,
+        spec=IndexSpec(dimension=dimension, metric=metric, precision=precision),
+        stamp=stamp,
+        sequence=sequence,
+        documents=documents,
+        chunks=chunks,
+        backend=backend,
+        created_at=created_at,
+    )
+
+
+def list_collections(database: Database) -> list[str]:
+    """Return every collection's name, in bytewise order."""
+    with database.connection() as connection:
+        return [row[0] for row in connection.execute(query("collections", "list_collections"))]
+
+
+def delete_collection(database: Database, name: str) -> None:
+    """Delete a collection and all that it holds, after the writes in flight; raises CollectionNotFound."""
+    state = find_collection(database, name)
+    try:
+        with database.transaction() as connection:
+            connection.execute(query("collections", "drop_tables", state.id))
+            connection.execute(query("collections", "delete_collection"), {"collection_id": state.id})
+    except psycopg.errors.UndefinedTable as error:
+        raise CollectionNotFound(f"there is no collection {name!r}: it was deleted a moment ago") from error
+
+
+def identity(database: Database, collection_id: int) -> IndexIdentity:
+    """Return what an index of this collection must carry to be this collection's."""
+    with database.connection() as connection:
+        row = connection.execute(query("collections", "identity")).fetchone()
+    assert row is not None
+    return IndexIdentity(collection_id=collection_id, system_identifier=row[0], timeline=row[1])
+
+
+def _create(connection: Connection, name: str, spec: IndexSpec, stamp: dict[str, Any] | None, backend: str) -> None:
+    values = {
+        "name": name,
+        "dimension": spec.dimension,
+        "metric": spec.metric,
+        "precision": spec.precision,
+        "stamp": None if stamp is None else Jsonb(stamp),
+    }
+    row = connection.execute(query("collections", "create_collection"), values).fetchone()
+    assert row is not None
+    column = f"{COLUMN_TYPE[spec.precision]}({spec.dimension})"
+    connection.execute(query("collections", "create_chunk_table", row[0]))
+    connection.execute(query("collections", "create_embedding_table", row[0], type=column))
+    connection.execute(query("collections", "register_index"), {"collection_id": row[0], "backend": backend})

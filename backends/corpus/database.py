@@ -1,0 +1,140 @@
+"""Connections to PostgreSQL: the pool, what each session is set to, the version floor, errors turned into ours."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from pgvector.psycopg import register_vector
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from backends.corpus.migrations import migrate
+from backends.errors import CorpusUnavailable, InvalidSettings
+
+Connection = psycopg.Connection[TupleRow]
+
+POOL_WAIT_S = 30.0
+CONNECT_TIMEOUT_S = 10
+
+
+class _Session(psycopg.Connection[TupleRow]):
+    """A connection that remembers what its session was last set to, so that a search need not set it again."""
+
+    settings: dict[str, str]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.settings = {}
+
+
+class Database:
+    """One PostgreSQL database that holds a corpus. Safe to use from any thread.
+
+    Raises CorpusUnavailable where PostgreSQL cannot be reached, and Unsupported where pgvector is missing or old.
+    """
+
+    def __init__(self, conninfo: str, pool_size: int) -> None:
+        self.conninfo = conninfo
+        self._pool = ConnectionPool(
+            conninfo,
+            connection_class=_Session,
+            min_size=1,
+            max_size=pool_size,
+            timeout=POOL_WAIT_S,
+            open=False,
+            configure=_configure,
+            kwargs=_connection_options(),
+        )
+        self._closed = threading.Event()
+
+    def open(self) -> None:
+        """Check the server, bring the schema up to date, and fill the pool."""
+        with errors_mapped(), self.dedicated() as connection:
+            migrate(connection)
+        with errors_mapped():
+            self._pool.open(wait=True, timeout=POOL_WAIT_S)
+
+    def close(self) -> None:
+        """Close every connection. Calling it again does nothing."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._pool.close()
+
+    @contextmanager
+    def connection(self, settings: dict[str, str] | None = None) -> Iterator[Connection]:
+        """Lend a connection in autocommit mode, its session set to `settings` (and to the defaults elsewhere)."""
+        with errors_mapped(), self._pool.connection() as connection:
+            _apply(connection, settings or {})
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Lend a connection inside one transaction, committed at the end and rolled back on an error."""
+        with self.connection() as connection, connection.transaction():
+            yield connection
+
+    @contextmanager
+    def dedicated(self, **session: str) -> Iterator[Connection]:
+        """Open a connection outside the pool, in autocommit mode: for what takes long or locks for long."""
+        with errors_mapped(), psycopg.connect(self.conninfo, **_connection_options()) as connection:
+            for name, value in session.items():
+                connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+            yield connection
+
+    def ping(self) -> None:
+        """Raise CorpusUnavailable where PostgreSQL does not answer."""
+        with self.connection() as connection:
+            connection.execute("SELECT 1")
+
+    def pool_stats(self) -> dict[str, int]:
+        """Return psycopg_pool's own figures: pool_size, pool_available, requests_waiting and others."""
+        return self._pool.get_stats()
+
+
+@contextmanager
+def errors_mapped() -> Iterator[None]:
+    """Turn the driver's "cannot reach" errors into CorpusUnavailable; other driver errors pass."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise CorpusUnavailable(
+            f"no connection to PostgreSQL came free within {POOL_WAIT_S:.0f} s; raise pool_size, or send less at once"
+        ) from error
+    except psycopg.errors.QueryCanceled:
+        raise
+    except psycopg.OperationalError as error:
+        if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
+            raise
+        raise CorpusUnavailable(f"PostgreSQL cannot be reached: {_first_line(error)}") from error
+    except psycopg.ProgrammingError as error:
+        if error.sqlstate is None:  # libpq could not read the conninfo
+            raise InvalidSettings("data", f"not a PostgreSQL URL that libpq understands: {error}") from error
+        raise
+
+
+def _connection_options() -> dict[str, Any]:
+    return {"autocommit": True, "connect_timeout": CONNECT_TIMEOUT_S, "application_name": "ragstone"}
+
+
+def _configure(connection: Connection) -> None:
+    register_vector(connection)
+    # The JIT compiler costs a tenth of a second on the plans of exact searches, and saves less.
+    connection.execute("SET jit = off")
+
+
+def _apply(connection: _Session, wanted: dict[str, str]) -> None:
+    if connection.settings == wanted:
+        return
+    for name in connection.settings.keys() - wanted.keys():
+        connection.execute(f"RESET {name}".encode())  # names are constants of ours
+    changed = {name: value for name, value in wanted.items() if connection.settings.get(name) != value}
+    if changed:
+        calls = ", ".join(["set_config(%s, %s, false)"] * len(changed))
+        connection.execute(f"SELECT {calls}".encode(), [part for pair in changed.items() for part in pair])
+    connection.settings = dict(wanted)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,120 @@
+"""How a vector index follows the corpus: a consistent view to build from, then the changes in their order."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backends.base import VectorIndex
+from backends.corpus.collections import CollectionState, identity
+from backends.corpus.database import Connection, Database
+from backends.corpus.queries import query
+from backends.errors import BehindHorizon, CollectionNotFound
+from backends.types import Batch, Change, IndexSpec
+
+ROWS_PER_BATCH = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A collection as it was at number `sequence`: read `batches` once, inside the `with` that made it."""
+
+    sequence: int
+    batches: Iterator[Batch]
+
+
+@contextmanager
+def snapshot(database: Database, collection: CollectionState) -> Iterator[Snapshot]:
+    """Open one consistent view of the whole collection; its number is read in the same view."""
+    with database.connection() as connection, connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        sequence, _ = _standing(connection, collection)
+        yield Snapshot(sequence, _batches(connection, collection))
+
+
+def changes_after(database: Database, collection: CollectionState, applied: int, limit: int = 256) -> list[Change]:
+    """Return up to `limit` changes that follow number `applied`, oldest first, from one consistent view.
+
+    A chunk that a later change has deleted may be missing from the change that wrote it: applying in order
+    comes to the same. Raises BehindHorizon where deletes that the follower needs are forgotten, or where
+    `applied` is ahead of the corpus (a restore rewound it): the follower must rebuild.
+    """
+    with database.connection() as connection, connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        sequence, horizon = _standing(connection, collection)
+        if not horizon <= applied <= sequence:
+            raise BehindHorizon(
+                f"an index of {collection.name!r} has applied {applied}; changes {horizon} to {sequence} are kept"
+            )
+        values = {"collection_id": collection.id, "after": applied, "limit": limit}
+        numbers = connection.execute(query("changes", "changes_after"), values).fetchall()
+        return [_change(connection, collection, number, blocks) for number, blocks in numbers]
+
+
+def _standing(connection: Connection, collection: CollectionState) -> tuple[int, int]:
+    values = {"collection_id": collection.id}
+    row = connection.execute(query("changes", "sequence_and_horizon"), values).fetchone()
+    if row is None:
+        raise CollectionNotFound(f"there is no collection {collection.name!r}: it was deleted a moment ago")
+    return row[0], row[1]
+
+
+def _change(connection: Connection, collection: CollectionState, number: int, blocks: list[int]) -> Change:
+    rows: list[tuple[Any, ...]] = []
+    for block in blocks:
+        rows += connection.execute(query("changes", "chunks_of_block", collection.id), {"block": block})
+    values = {"collection_id": collection.id, "blocks": blocks}
+    deleted = connection.execute(query("changes", "deletes_of_blocks"), values).fetchall()
+    return Change(
+        sequence=number,
+        upserts=_batch(rows, collection.spec),
+        deletes=np.array([row[0] for row in deleted], dtype=np.int64),
+    )
+
+
+def _batches(connection: Connection, collection: CollectionState) -> Iterator[Batch]:
+    with connection.cursor(name="snapshot", binary=True) as cursor:
+        cursor.itersize = ROWS_PER_BATCH
+        cursor.execute(query("changes", "all_chunks", collection.id))
+        while rows := cursor.fetchmany(ROWS_PER_BATCH):
+            yield _batch(rows, collection.spec)
+
+
+def _batch(rows: list[tuple[Any, ...]], spec: IndexSpec) -> Batch:
+    embeddings = np.empty((len(rows), spec.dimension), np.float32)
+    for position, row in enumerate(rows):
+        embeddings[position] = row[1].to_numpy()
+    return Batch(
+        ids=np.array([row[0] for row in rows], dtype=np.int64),
+        embeddings=embeddings,
+        attributes=[row[2] for row in rows],
+    )
+
+
+def bring_up_to_date(database: Database, collection: CollectionState, index: VectorIndex) -> int:
+    """Let an index apply what it lacks, and return the number it has then applied.
+
+    An index that is not this collection's, behind the horizon or ahead of the corpus is rebuilt.
+    """
+    if index.identity != identity(database, collection.id):
+        index.identity = identity(database, collection.id)
+        return rebuild(database, collection, index)
+    applied = index.stats().applied
+    try:
+        while changes := changes_after(database, collection, applied):
+            applied = index.apply(changes)
+    except BehindHorizon:
+        return rebuild(database, collection, index)
+    return applied
+
+
+def rebuild(database: Database, collection: CollectionState, index: VectorIndex) -> int:
+    """Build an index anew from one consistent view; what comes later it follows."""
+    if index.capabilities.in_corpus:  # it reads the tables itself, and would wait for our view to end
+        index.build((), 0)
+        return index.stats().applied
+    with snapshot(database, collection) as view:
+        index.build(view.batches, view.sequence)
+        return view.sequence

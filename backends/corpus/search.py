@@ -1,0 +1,108 @@
+"""The statements that answer a search: joined with text and metadata, filtered, scored exactly, ordered."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import psycopg
+from pgvector import HalfVector, Vector
+
+from backends.corpus.collections import CollectionState
+from backends.corpus.database import Database
+from backends.corpus.queries import query
+from backends.errors import CollectionNotFound, FilterTooExpensive
+from backends.filters import Filter
+from backends.types import Embeddings, Metric
+
+OPERATOR: dict[Metric, str] = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
+COLUMNS = "c.document_id, c.ordinal, c.title, c.text, c.metadata, c.start_at, c.end_at"
+PUBLIC_ID = """(CASE c.ordinal WHEN 0 THEN c.document_id ELSE c.document_id || '#' || c.ordinal END) COLLATE "C\""""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundChunk:
+    """A chunk as the corpus returns it. `ordinal` is 0 for a document's only chunk, else counts from 1."""
+
+    document_id: str
+    ordinal: int
+    title: str
+    text: str
+    metadata: dict[str, Any]
+    start: int
+    end: int
+    score: float
+
+    @property
+    def id(self) -> str:
+        """The public id, by which ties are ordered."""
+        return f"{self.document_id}#{self.ordinal}" if self.ordinal else self.document_id
+
+
+def run(
+    database: Database,
+    collection: CollectionState,
+    name: str,
+    embedding: Embeddings,
+    settings: dict[str, str],
+    **values: object,
+) -> list[FoundChunk]:
+    """Run one named search for one prepared query, float32 [d], its session set to `settings`.
+
+    Raises FilterTooExpensive where it takes longer than the statement_timeout among the settings.
+    """
+    values["query"] = parameter(embedding, collection)
+    values["collection_id"] = collection.id
+    filtered = values.get("filter") is not None
+    text = _statement(name, collection.id, collection.spec.metric, filtered)
+    try:
+        with database.connection(settings) as connection:
+            rows = connection.execute(text, values, binary=True).fetchall()
+    except psycopg.errors.QueryCanceled as error:
+        budget_ms = settings.get("statement_timeout", "?")
+        raise FilterTooExpensive(
+            f"the search in {collection.name!r} took longer than statement_budget_ms ({budget_ms}): "
+            "make the filter narrower or wider, search without exact, or raise the budget"
+        ) from error
+    except psycopg.errors.UndefinedTable as error:
+        raise CollectionNotFound(f"there is no collection {collection.name!r}: it was deleted a moment ago") from error
+    metric = collection.spec.metric
+    return [FoundChunk(*chunk, _score(distance, metric)) for (*chunk, distance) in rows]  # type: ignore[call-arg]  # COLUMNS
+
+
+def count_matching(
+    database: Database, collection: CollectionState, filter: Filter, limit: int, budget_ms: int
+) -> int | None:
+    """Count the chunks that match, up to `limit`; None where that takes longer than the budget."""
+    values = {"filter": filter.jsonpath(), "limit": limit}
+    try:
+        with database.connection({"statement_timeout": str(budget_ms)}) as connection:
+            row = connection.execute(query("search", "count_matching", collection.id), values).fetchone()
+    except psycopg.errors.QueryCanceled:
+        return None
+    except psycopg.errors.UndefinedTable as error:
+        raise CollectionNotFound(f"there is no collection {collection.name!r}: it was deleted a moment ago") from error
+    assert row is not None
+    return int(row[0])
+
+
+def parameter(embedding: Embeddings, collection: CollectionState) -> HalfVector | Vector:
+    """Return a prepared query, float32 [d], as a parameter of the column's type."""
+    return HalfVector(embedding) if collection.spec.precision == "half" else Vector(embedding)
+
+
+def _score(distance: float, metric: Metric) -> float:
+    # pgvector returns the negative inner product, since PostgreSQL scans indexes upwards only.
+    return 1.0 - distance if metric == "cosine" else -distance
+
+
+@cache
+def _statement(name: str, collection_id: int, metric: Metric, filtered: bool) -> str:
+    return query(
+        "search",
+        name,
+        collection_id,
+        operator=OPERATOR[metric],
+        columns=COLUMNS,
+        public_id=PUBLIC_ID,
+        condition="c.metadata @@ %(filter)s::jsonpath" if filtered else "true",
+    )

@@ -1,0 +1,51 @@
+-- name: create_collection
+-- One row; the tables follow in the same transaction.
+INSERT INTO ragstone.collection (name, dimension, metric, precision, stamp)
+VALUES (%(name)s, %(dimension)s, %(metric)s, %(precision)s, %(stamp)s)
+RETURNING id
+
+-- name: create_chunk_table
+-- Text and metadata. A document is the rows of its id; its first row has ordinal 0 (its only chunk) or 1.
+CREATE TABLE {chunk} (
+    id bigint PRIMARY KEY,
+    document_id text COLLATE "C" NOT NULL,
+    ordinal integer NOT NULL,
+    title text NOT NULL,
+    text text NOT NULL,
+    metadata jsonb NOT NULL,
+    start_at integer NOT NULL,
+    end_at integer NOT NULL,
+    content_hash bytea,
+    UNIQUE (document_id, ordinal)
+)
+
+-- name: create_embedding_table
+-- Narrow and in line: in one wide table the embeddings go to TOAST and an exact scan is four times slower.
+CREATE TABLE {embedding} (chunk_id bigint PRIMARY KEY, embedding {type} STORAGE PLAIN NOT NULL)
+
+-- name: register_index
+-- The backend that a new collection is served by.
+INSERT INTO ragstone.vector_index (collection_id, backend, serving) VALUES (%(collection_id)s, %(backend)s, true)
+
+-- name: find_collection
+-- What is known of a collection by its name.
+SELECT c.id, c.name, c.dimension, c.metric, c.precision, c.stamp, c.sequence, c.documents, c.chunks,
+       c.created_at, i.backend
+FROM ragstone.collection c JOIN ragstone.vector_index i ON i.collection_id = c.id AND i.serving
+WHERE c.name = %(name)s
+
+-- name: list_collections
+-- Names, in order.
+SELECT name FROM ragstone.collection ORDER BY name
+
+-- name: drop_tables
+-- First the tables, which waits for writers, then the row: the order in which writers lock them.
+DROP TABLE {chunk}, {embedding}
+
+-- name: delete_collection
+-- Its changes, tombstones and indexes go with it.
+DELETE FROM ragstone.collection WHERE id = %(collection_id)s
+
+-- name: identity
+-- Whose corpus this is: a restored or cloned one differs in one of the two.
+SELECT s.system_identifier, c.timeline_id FROM pg_control_system() s, pg_control_checkpoint() c

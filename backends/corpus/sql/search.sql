@@ -1,0 +1,57 @@
+-- name: exact
+-- Every embedding is compared. Adding 0 keeps the planner from the approximate index; ties at the end are settled
+-- by id afterwards.
+WITH nearest AS MATERIALIZED (
+    SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
+    ORDER BY (e.embedding {operator} %(query)s) + 0 FETCH FIRST %(top_k)s ROWS WITH TIES)
+SELECT {columns}, n.distance FROM nearest n JOIN {chunk} c ON c.id = n.chunk_id
+ORDER BY n.distance, {public_id} LIMIT %(top_k)s
+
+-- name: exact_filtered
+-- Every embedding whose metadata matches is compared.
+WITH nearest AS MATERIALIZED (
+    SELECT c.id, e.embedding {operator} %(query)s AS distance
+    FROM {chunk} c JOIN {embedding} e ON e.chunk_id = c.id
+    WHERE c.metadata @@ %(filter)s::jsonpath
+    ORDER BY (e.embedding {operator} %(query)s) + 0 FETCH FIRST %(top_k)s ROWS WITH TIES)
+SELECT {columns}, n.distance FROM nearest n JOIN {chunk} c ON c.id = n.id
+ORDER BY n.distance, {public_id} LIMIT %(top_k)s
+
+-- name: candidates
+-- What an index proposed, and the tail: the chunks that came after what it had applied.
+WITH proposed AS (
+    SELECT unnest(%(ids)s::bigint[]) AS chunk_id
+    UNION
+    SELECT t.id FROM ragstone.change h
+    JOIN {chunk} t ON t.id >= h.block << 20 AND t.id < (h.block + 1) << 20
+    WHERE h.collection_id = %(collection_id)s AND h.sequence > %(applied)s)
+SELECT {columns}, e.embedding {operator} %(query)s AS distance
+FROM proposed p JOIN {embedding} e ON e.chunk_id = p.chunk_id JOIN {chunk} c ON c.id = p.chunk_id
+WHERE {condition}
+ORDER BY distance, {public_id} LIMIT %(top_k)s
+
+-- name: nearest
+-- Proposed by HNSW and joined, in one statement. A relaxed scan may be slightly out of order: sorted again.
+WITH nearest AS MATERIALIZED (
+    SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
+    ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s)
+SELECT {columns}, n.distance FROM nearest n JOIN {chunk} c ON c.id = n.chunk_id
+ORDER BY n.distance, {public_id}
+
+-- name: nearest_filtered
+-- The scan of HNSW goes on until enough of what it proposes matches.
+WITH nearest AS MATERIALIZED (
+    SELECT {columns}, e.embedding {operator} %(query)s AS distance
+    FROM {embedding} e JOIN {chunk} c ON c.id = e.chunk_id
+    WHERE c.metadata @@ %(filter)s::jsonpath
+    ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s)
+SELECT * FROM nearest c ORDER BY c.distance, {public_id}
+
+-- name: count_matching
+-- How many chunks match, counted no further than the limit.
+SELECT count(*) FROM (SELECT FROM {chunk} WHERE metadata @@ %(filter)s::jsonpath LIMIT %(limit)s) matching
+
+-- name: nearest_ids
+-- Ids and distances alone.
+SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
+ORDER BY e.embedding {operator} %(query)s LIMIT %(candidates)s

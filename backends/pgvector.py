@@ -1,0 +1,255 @@
+"""The index that lives in the corpus: pgvector's HNSW on the embeddings, and a GIN index on the metadata.
+
+PostgreSQL keeps both up to date in the transaction that writes, so they are never behind. HNSW:
+https://arxiv.org/abs/1603.09320; the parameters: https://github.com/pgvector/pgvector#hnsw
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from backends.base import VectorIndex
+from backends.corpus.collections import CollectionState
+from backends.corpus.database import Connection, Database
+from backends.corpus.queries import query
+from backends.corpus.search import OPERATOR, FoundChunk, parameter, run
+from backends.filters import OPERATORS, Filter
+from backends.types import (
+    Batch,
+    Candidates,
+    Capabilities,
+    Change,
+    Embeddings,
+    IndexIdentity,
+    IndexStats,
+    Metric,
+    Precision,
+)
+
+M = 16
+EF_CONSTRUCTION = 64
+MAX_EF_SEARCH = 1_000
+MAX_SCAN_TUPLES = 20_000
+STATE_TTL_S = 2.0
+LOCK_SPACE = 0x6275  # "bu": the first half of a builder's advisory lock
+MAX_MAINTENANCE_BYTES = 4 << 30
+
+_OPERATOR_CLASS: dict[tuple[Precision, Metric], str] = {
+    ("half", "cosine"): "halfvec_cosine_ops",
+    ("half", "inner_product"): "halfvec_ip_ops",
+    ("half", "l2"): "halfvec_l2_ops",
+    ("single", "cosine"): "vector_cosine_ops",
+    ("single", "inner_product"): "vector_ip_ops",
+    ("single", "l2"): "vector_l2_ops",
+}
+# With every other way forbidden the planner's row estimates do not matter: a filter it misjudges cannot lose hits.
+_ONLY_HNSW = {
+    "enable_seqscan": "off",
+    "enable_sort": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "hnsw.iterative_scan": "relaxed_order",
+    "hnsw.max_scan_tuples": str(MAX_SCAN_TUPLES),
+}
+
+log = logging.getLogger(__name__)
+
+
+class PgvectorIndex(VectorIndex):
+    """HNSW on one collection. Until it is built, `ready` is False and searches belong to the exact path."""
+
+    name = "pgvector"
+    capabilities = Capabilities(filters=frozenset(OPERATORS), in_corpus=True)
+
+    def __init__(
+        self,
+        database: Database,
+        collection: CollectionState,
+        identity: IndexIdentity,
+        ef_search: int,
+        statement_budget_ms: int,
+    ) -> None:
+        self.spec = collection.spec
+        self.identity = identity
+        self._database = database
+        self._collection = collection
+        self._ef_search = ef_search
+        self._budget_ms = statement_budget_ms
+        self._ready = False
+        self._seen_at = float("-inf")
+        self._builder: Connection | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether HNSW is there and whole, as seen at most two seconds ago."""
+        if time.monotonic() - self._seen_at > STATE_TTL_S:
+            self._ready = self._states().get(self._hnsw_name, (False, 0))[0]
+            self._seen_at = time.monotonic()
+        return self._ready
+
+    def build(self, batches: Iterable[Batch] = (), applied: int = 0) -> None:
+        """Build what is missing from the rows that are there, while writers and searches go on.
+
+        The batches are not read: the embeddings are in the same database. Returns at once where another process
+        builds. An index left invalid by an interrupted build is dropped first.
+        """
+        del batches, applied
+        with self._build_lock() as connection:
+            if connection is None:
+                return
+            states = self._states()
+            if not states.get(self._hnsw_name, (False, 0))[0]:
+                connection.execute(self._sql("drop_hnsw"))
+                self._create_hnsw(connection)
+            if not states.get(self._gin_name, (False, 0))[0]:
+                connection.execute(self._sql("drop_gin"))
+                connection.execute(self._sql("create_gin"))
+            connection.execute(self._sql("analyze_embeddings"))
+            connection.execute(self._sql("analyze_chunks"))
+        self._seen_at = float("-inf")
+
+    def cancel_build(self) -> None:
+        """Stop a build that another thread runs; it raises there."""
+        if (builder := self._builder) is not None:
+            builder.cancel()
+
+    def apply(self, changes: Sequence[Change]) -> int:
+        """Nothing to do: the transaction that wrote has updated the index. Returns the last number given."""
+        return max((change.sequence for change in changes), default=self._sequence())
+
+    def search(
+        self, queries: Embeddings, candidates: int, filter: Filter | None = None, effort: int | None = None
+    ) -> Candidates:
+        del filter  # the joined search has it; alone, the index cannot see metadata
+        applied = self._sequence()
+        ids, scores = [], []
+        text = query("search", "nearest_ids", self._collection.id, operator=OPERATOR[self.spec.metric])
+        for embedding in queries:
+            with self._database.connection(self._settings(candidates, effort)) as connection:
+                values = {"query": parameter(embedding, self._collection), "candidates": candidates}
+                rows = connection.execute(text, values, binary=True).fetchall()
+            order = sorted(rows, key=lambda row: (row[1], row[0]))
+            ids.append(np.array([row[0] for row in order], dtype=np.int64))
+            distances = np.array([row[1] for row in order], dtype=np.float32)
+            scores.append(1 - distances if self.spec.metric == "cosine" else -distances)
+        return Candidates(ids=ids, scores=scores, applied=applied)
+
+    def nearest(
+        self, embedding: Embeddings, top_k: int, filter: Filter | None, effort: int | None = None
+    ) -> list[FoundChunk]:
+        """Search and join in one statement: one prepared query, float32 [d]; fewer than top_k where the scan ends."""
+        settings = self._settings(top_k, effort)
+        if filter is None:
+            return run(self._database, self._collection, "nearest", embedding, settings, top_k=top_k)
+        return run(
+            self._database,
+            self._collection,
+            "nearest_filtered",
+            embedding,
+            settings,
+            top_k=top_k,
+            filter=filter.jsonpath(),
+        )
+
+    def stats(self) -> IndexStats:
+        states = self._states()
+        ready, hnsw_bytes = states.get(self._hnsw_name, (False, 0))
+        gin_bytes = states.get(self._gin_name, (False, 0))[1]
+        with self._database.connection() as connection:
+            row = connection.execute(
+                "SELECT chunks, sequence FROM ragstone.collection WHERE id = %s", (self._collection.id,)
+            ).fetchone()
+        chunks, sequence = row or (0, 0)
+        details = {"m": M, "ef_construction": EF_CONSTRUCTION, "gin_bytes": gin_bytes}
+        return IndexStats(
+            count=chunks, applied=sequence, size_bytes=hnsw_bytes + gin_bytes, ready=ready, details=details
+        )
+
+    def ping(self) -> None:
+        self._database.ping()
+
+    def drop(self) -> None:
+        with self._database.dedicated() as connection:
+            connection.execute(self._sql("drop_hnsw"))
+            connection.execute(self._sql("drop_gin"))
+        self._seen_at = float("-inf")
+
+    @property
+    def _hnsw_name(self) -> str:
+        return f"embedding_{self._collection.id}_hnsw"
+
+    @property
+    def _gin_name(self) -> str:
+        return f"chunk_{self._collection.id}_metadata"
+
+    def _settings(self, top_k: int, effort: int | None) -> dict[str, str]:
+        ef_search = min(max(effort or self._ef_search, top_k), MAX_EF_SEARCH)
+        return {**_ONLY_HNSW, "hnsw.ef_search": str(ef_search), "statement_timeout": str(self._budget_ms)}
+
+    def _sql(self, name: str) -> str:
+        return query(
+            "indexes",
+            name,
+            self._collection.id,
+            operators=_OPERATOR_CLASS[self.spec.precision, self.spec.metric],
+            m=str(M),
+            ef_construction=str(EF_CONSTRUCTION),
+        )
+
+    def _states(self) -> dict[str, tuple[bool, int]]:
+        names = {"names": [self._hnsw_name, self._gin_name]}
+        with self._database.connection() as connection:
+            rows = connection.execute(query("indexes", "index_states"), names).fetchall()
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    def _sequence(self) -> int:
+        with self._database.connection() as connection:
+            row = connection.execute(
+                "SELECT sequence FROM ragstone.collection WHERE id = %s", (self._collection.id,)
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+    @contextmanager
+    def _build_lock(self) -> Iterator[Connection | None]:
+        values = {"lock": LOCK_SPACE, "collection_id": self._collection.id}
+        with self._database.dedicated() as connection:
+            row = connection.execute(query("indexes", "build_lock"), values).fetchone()
+            assert row is not None
+            self._builder = connection
+            try:
+                yield connection if row[0] else None
+            finally:
+                self._builder = None
+
+    def _create_hnsw(self, connection: Connection) -> None:
+        """Build in parallel; where shared memory is too small for that, alone."""
+        connection.execute("SELECT set_config('maintenance_work_mem', %s, false)", (f"{self._build_kib()}kB",))
+        started = time.monotonic()
+        try:
+            connection.execute(self._sql("create_hnsw"))
+        except psycopg.errors.DiskFull as error:
+            log.warning("building %s without parallel workers: %s", self._hnsw_name, error)
+            connection.execute(self._sql("drop_hnsw"))
+            connection.execute("SET max_parallel_maintenance_workers = 0")
+            connection.execute(self._sql("create_hnsw"))
+        log.info("built %s in %.1f s", self._hnsw_name, time.monotonic() - started)
+
+    def _build_kib(self) -> int:
+        """Memory for the graph: 20 % more than its rows take, within what the server allows and 4 GiB."""
+        row: tuple[Any, ...] | None
+        with self._database.connection() as connection:
+            row = connection.execute(
+                "SELECT chunks, pg_size_bytes(current_setting('maintenance_work_mem')) "
+                "FROM ragstone.collection WHERE id = %s",
+                (self._collection.id,),
+            ).fetchone()
+        chunks, configured = map(int, row or (0, 0))
+        value_bytes = 2 if self.spec.precision == "half" else 4
+        needed = int(chunks * (self.spec.dimension * value_bytes + 2 * M * 16 + 128) * 1.2)
+        return max(configured, min(needed, MAX_MAINTENANCE_BYTES)) // 1024

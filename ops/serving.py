@@ -1,0 +1,62 @@
+"""Runs the HTTP service in this process, until a signal says stop."""
+
+import errno
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from backends.errors import InvalidSettings, Unavailable
+
+BACKLOG = 2048
+STOP_WITHIN_S = 10
+"""How long requests under way may go on after the signal."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port, so that nothing is started for nothing.
+
+    Raises InvalidSettings for an address that is not this machine's, and Unavailable for a port in use.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except socket.gaierror as error:
+        raise InvalidSettings("--host", f"found {host!r}, which is no address here ({error.strerror})") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise Unavailable(
+                f"port {port} of {host} is in use: stop what uses it, or choose another --port"
+            ) from error
+        raise InvalidSettings("--host and --port", f"cannot listen on {host} port {port}: {error.strerror}") from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the http:// URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run_until_stopped(
+    app: Callable[..., object], listener: socket.socket, *, access_log: bool, ready: Callable[[], None]
+) -> None:
+    """Serve `app` (ASGI) on `listener` until SIGINT or SIGTERM; `ready` is called when it answers."""
+    config = uvicorn.Config(app, log_config=None, access_log=access_log, timeout_graceful_shutdown=STOP_WITHIN_S)
+    # When it has stopped, uvicorn raises again the signals that it caught; they have had their answer.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    _Server(config, ready).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()

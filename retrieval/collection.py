@@ -1,0 +1,256 @@
+"""One collection, as users handle it."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from backends.base import VectorIndex
+from backends.corpus.collections import CollectionState, find_collection
+from backends.corpus.following import bring_up_to_date
+from backends.corpus.reading import StoredDocument, get_document, get_documents
+from backends.corpus.search import FoundChunk
+from backends.corpus.writing import WriteTransaction, write
+from backends.errors import Conflict, InvalidFilter, InvalidInput
+from backends.filters import All, parse
+from backends.pgvector import PgvectorIndex
+from backends.searching import Searcher
+from backends.types import Metric, Precision
+from backends.vectors import prepare
+from retrieval.bulk import check_bulk, upsert_bulk
+from retrieval.checking import check_documents, check_id, check_mode, check_query, check_top_k
+from retrieval.documents import Answer, Document, Event, Hit, Metadata, Retrieval, UpsertResult
+from retrieval.upserting import Upsert
+
+if TYPE_CHECKING:
+    from retrieval.library import Ragstone
+
+MAX_PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionInfo:
+    """How a collection stands. `embedding_model` is None where users bring their own embeddings."""
+
+    name: str
+    dimension: int
+    metric: Metric
+    precision: Precision
+    embedding_model: str | None
+    documents: int
+    chunks: int
+    sequence: int
+    backend: str
+    indexed: bool
+    created_at: datetime
+
+
+class Collection:
+    """Documents of one kind and their embeddings. Get one from Ragstone; safe to use from any thread."""
+
+    def __init__(self, rag: "Ragstone", state: CollectionState, index: VectorIndex) -> None:
+        self._rag = rag
+        self._state = state
+        self._index = index
+        self._searcher = Searcher(rag.database, state, index, rag.settings.statement_budget_ms)
+        self._wrote()
+
+    @property
+    def name(self) -> str:
+        return self._state.name
+
+    def is_same(self, state: CollectionState) -> bool:
+        """Whether this is still the collection of that name, served by the same backend."""
+        return (self._state.id, self._state.backend) == (state.id, state.backend)
+
+    def info(self) -> CollectionInfo:
+        """Return how the collection stands now; raises CollectionNotFound where it was deleted."""
+        state = find_collection(self._rag.database, self.name)
+        stamp = state.stamp
+        return CollectionInfo(
+            name=state.name,
+            dimension=state.spec.dimension,
+            metric=state.spec.metric,
+            precision=state.spec.precision,
+            embedding_model=None if stamp is None else stamp["embedder"]["model"],
+            documents=state.documents,
+            chunks=state.chunks,
+            sequence=state.sequence,
+            backend=state.backend,
+            indexed=self._index.stats().ready,
+            created_at=state.created_at,
+        )
+
+    def count(self) -> int:
+        """Return how many documents there are."""
+        return self.info().documents
+
+    def upsert(self, documents: Iterable[Document], *, progress: Callable[[int], None] | None = None) -> UpsertResult:
+        """Write documents, replacing those whose ids are there: all in one transaction, durable on return.
+
+        A document whose title and text are unchanged is not embedded again. `progress` is told how many chunks
+        have been embedded so far. Raises InvalidDocument, DuplicateId, ModelMismatch, QueueFull.
+        """
+        checked = check_documents(documents)
+        embed, chunker = self._rag.text_pipeline(self._state)
+        upsert = Upsert(
+            database=self._rag.database,
+            collection=self._state,
+            chunker=chunker,
+            embed=lambda texts: embed(texts, "passage"),
+            tail_limit=self._rag.settings.tail_limit,
+            progress=progress,
+        )
+        result = upsert.run(checked)
+        self._wrote()
+        return result
+
+    def upsert_embeddings(
+        self,
+        ids: Sequence[str],
+        embeddings: object,
+        texts: Sequence[str],
+        metadata: Sequence[Metadata] | None = None,
+    ) -> UpsertResult:
+        """Write your own embeddings in bulk: float32 [n, d] (any float array will do), one chunk a document.
+
+        Everything is checked before anything is written; then slices of 20,000 rows commit one by one, and
+        repeating the call after a failure is safe. Raises InvalidEmbedding, InvalidDocument, DuplicateId, and
+        Conflict where the collection is embedded by a model.
+        """
+        if self._state.stamp is not None:
+            raise Conflict(
+                f"collection {self.name!r} is embedded by {self._state.stamp['embedder']['model']!r}, and embeddings "
+                "made otherwise cannot be compared with those: upsert the documents, or create a collection with "
+                "dimension=... for your own embeddings"
+            )
+        rows = check_bulk(ids, embeddings, texts, metadata, self._state)
+        result = upsert_bulk(self._rag.database, self._state, rows, self._rag.settings.tail_limit)
+        self._wrote()
+        return result
+
+    def get(self, document_id: str) -> Document | None:
+        """Return a document as it was given, or None."""
+        check_id(document_id, "id")
+        stored = get_document(self._rag.database, self._state, document_id)
+        return None if stored is None else _document(stored)
+
+    def documents(self, limit: int = 100, after: str | None = None) -> list[Document]:
+        """Return up to `limit` documents in bytewise order of their ids, those beyond `after`."""
+        if not 1 <= limit <= MAX_PAGE:
+            raise InvalidInput("limit", f"found {limit}; needed 1 to {MAX_PAGE}")
+        after = check_id(after, "after") if after else ""
+        return [_document(stored) for stored in get_documents(self._rag.database, self._state, after, limit)]
+
+    def delete(self, *, ids: Sequence[str] | None = None, filter: object = None) -> int:
+        """Delete documents by id or by filter, and return how many there were. An empty filter is refused."""
+        if (ids is None) == (filter is None):
+            raise InvalidInput("ids", "found both or neither of ids and filter; needed one of the two")
+        if ids is not None:
+            checked = sorted({check_id(id_, f"ids[{position}]") for position, id_ in enumerate(ids)})
+            return self._write(lambda transaction: transaction.delete_documents(checked))
+        parsed = parse(filter)
+        if parsed is None:
+            raise InvalidFilter("filter", "found an empty one, which matches everything; use delete_all() for that")
+        return self._write(lambda transaction: transaction.delete_matching(parsed))
+
+    def delete_all(self) -> int:
+        """Delete every document and return how many there were. The collection stays."""
+        return self._write(lambda transaction: transaction.delete_matching(All(())))
+
+    def retrieve(self, query: str, top_k: int = 10, filter: object = None, mode: str = "dense") -> list[Hit]:
+        """Return the chunks nearest in meaning to a text, best first."""
+        return self.retrieve_with_timings(query, top_k, filter, mode).hits
+
+    def retrieve_with_timings(
+        self, query: str, top_k: int = 10, filter: object = None, mode: str = "dense"
+    ) -> Retrieval:
+        """Retrieve, and say how many milliseconds each stage took and what answered."""
+        check_query(query)
+        check_mode(mode)
+        check_top_k(top_k, self._rag.settings.max_top_k)
+        parsed = parse(filter)
+        embed, _ = self._rag.text_pipeline(self._state)
+        started = time.perf_counter()
+        embedding = prepare(embed([query], "query"), self._state.spec, "query")[0]
+        embedded = time.perf_counter()
+        found = self._searcher.search(embedding, top_k, parsed)
+        timings_ms = {"embed": _ms(started, embedded), "search": _ms(embedded, time.perf_counter())}
+        return _retrieval(found.chunks, timings_ms, found.backend, found.exact)
+
+    def search(self, embedding: object, top_k: int = 10, filter: object = None, exact: bool = False) -> list[Hit]:
+        """Return the chunks nearest to an embedding, float32 [d]. `exact` compares it with every one."""
+        return self.search_with_timings(embedding, top_k, filter, exact).hits
+
+    def search_with_timings(
+        self, embedding: object, top_k: int = 10, filter: object = None, exact: bool = False
+    ) -> Retrieval:
+        """Search, and say how many milliseconds it took and what answered."""
+        check_top_k(top_k, self._rag.settings.max_top_k)
+        parsed = parse(filter)
+        prepared = prepare([embedding], self._state.spec, "embedding")[0]
+        started = time.perf_counter()
+        found = self._searcher.search(prepared, top_k, parsed, exact)
+        return _retrieval(found.chunks, {"search": _ms(started, time.perf_counter())}, found.backend, found.exact)
+
+    def generate(self, query: str, top_k: int = 5, filter: object = None, max_tokens: int | None = None) -> Answer:
+        """Answer a question from the documents, with citations."""
+        answer = None
+        for event in self.stream(query, top_k, filter, max_tokens):
+            answer = getattr(event, "answer", None)
+        assert isinstance(answer, Answer)
+        return answer
+
+    def stream(
+        self, query: str, top_k: int = 5, filter: object = None, max_tokens: int | None = None
+    ) -> Iterator[Event]:
+        """Answer as it comes: the hits, pieces of text, then the whole answer with its citations."""
+        retrieval = self.retrieve_with_timings(query, top_k, filter)
+        return self._rag.answer(query, retrieval, max_tokens)
+
+    def wait_until_indexed(self, timeout_s: float = 600) -> None:
+        """Return when the vector index is built, or none is needed; raises IndexBehind after `timeout_s`."""
+        if isinstance(self._index, PgvectorIndex):
+            self._rag.keeper.wait(self.name, self._index, timeout_s)
+        else:
+            bring_up_to_date(self._rag.database, self._state, self._index)
+
+    def _write(self, edit: Callable[[WriteTransaction], int]) -> int:
+        result = write(self._rag.database, self._state, edit, self._rag.settings.tail_limit)
+        self._wrote()
+        return result
+
+    def _wrote(self) -> None:
+        if isinstance(self._index, PgvectorIndex):
+            self._rag.keeper.notice(self.name, self._index)
+        else:
+            bring_up_to_date(self._rag.database, self._state, self._index)
+
+
+def hit(found: FoundChunk) -> Hit:
+    """Return a found chunk as users see it, its span without the white space around the text."""
+    lead = len(found.text) - len(found.text.lstrip())
+    text = found.text.strip()
+    return Hit(
+        id=found.id,
+        document_id=found.document_id,
+        title=found.title,
+        score=found.score,
+        text=text,
+        metadata=found.metadata,
+        start=found.start + lead,
+        end=found.start + lead + len(text),
+    )
+
+
+def _retrieval(chunks: list[FoundChunk], timings_ms: dict[str, float], backend: str, exact: bool) -> Retrieval:
+    return Retrieval(hits=[hit(chunk) for chunk in chunks], timings_ms=timings_ms, backend=backend, exact=exact)
+
+
+def _document(stored: StoredDocument) -> Document:
+    return Document(id=stored.id, title=stored.title, text=stored.text, metadata=stored.metadata)
+
+
+def _ms(started_s: float, ended_s: float) -> float:
+    return round((ended_s - started_s) * 1000, 3)

@@ -1,0 +1,64 @@
+"""Every setting, in one place: constructor keywords or environment variables that begin with RAGSTONE_."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from backends.errors import InvalidSettings
+
+
+class Settings(BaseSettings):
+    """What an operator can set. `RAGSTONE_TAIL_LIMIT=500` sets `tail_limit`; units stand in the names."""
+
+    model_config = SettingsConfigDict(env_prefix="RAGSTONE_", frozen=True, extra="forbid")
+
+    data: str = Field("./ragstone-data", description="A folder for an embedded PostgreSQL, or a postgresql:// URL")
+    pool_size: int = Field(8, ge=1, le=200, description="Connections to PostgreSQL")
+    statement_budget_ms: int = Field(10_000, ge=10, description="The longest a search may take in PostgreSQL")
+
+    placement_threshold: int = Field(10_000_000, ge=1, description="Vectors above which a collection leaves pgvector")
+    index_min_chunks: int = Field(5_000, ge=1, description="Chunks below which no vector index is built")
+    tail_limit: int = Field(2_000, ge=1, description="Chunks that a vector index may be behind before writers wait")
+    ef_search: int = Field(40, ge=1, le=1000, description="HNSW effort of a search")
+
+    embedding_model: str = Field(
+        "all-MiniLM-L6-v2",
+        description="`all-MiniLM-L6-v2`, `hashing`, or the path of a sentence-transformers folder; "
+        "with embedding_url, the name of the model there",
+    )
+    embedding_device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    embedding_url: str | None = Field(
+        None, description="An OpenAI-compatible endpoint, for example http://host:8001/v1"
+    )
+    embedding_api_key: SecretStr | None = None
+    embedding_batch_tokens: int = Field(8_192, ge=1, description="Tokens in one forward pass, padding included")
+    embedding_queue_texts: int = Field(4_096, ge=1, description="Texts that may wait for the model")
+    embedding_cache_queries: int = Field(10_000, ge=0, description="Query embeddings that are remembered; 0 for none")
+
+    chunk_tokens: int = Field(256, ge=16, description="Tokens in a chunk, its document's title included")
+    chunk_overlap_tokens: int = Field(32, ge=0, description="Tokens that neighbouring chunks share")
+
+    generator_url: str | None = Field(
+        None, description="An OpenAI-compatible server, for example vLLM's http://host:8000/v1"
+    )
+    generator_model: str | None = Field(None, description="The model to ask there; its first one where none is named")
+    generator_api_key: SecretStr | None = None
+    generator_connect_timeout_s: float = Field(5.0, gt=0)
+    generator_read_timeout_s: float = Field(60.0, gt=0, description="The longest wait for the next piece of an answer")
+    context_tokens: int = Field(3_000, ge=100, description="Tokens of the prompt, passages included")
+    refusal_score: float = Field(0.15, description="No hit above this score: the question is refused")
+
+    max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="The largest HTTP request body")
+    max_top_k: int = Field(1_000, ge=1, description="The most hits that one search may ask for")
+    service_threads: int = Field(40, ge=1, description="Threads of the HTTP service that may block")
+
+
+def load(**given: object) -> Settings:
+    """Settings from the keywords and the environment; `InvalidSettings` names the first that is wrong."""
+    try:
+        return Settings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidSettings(field, f"{first['msg']}; found {first['input']!r}") from error

@@ -1,0 +1,125 @@
+"""What goes in and what comes out: documents, hits, citations, answers."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Metadata = dict[str, Any]
+"""Flat: a key to a string, a number, a boolean, or a list of these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One of the user's documents. `start` and `end` of its hits count characters in `text`."""
+
+    id: str
+    text: str
+    title: str = ""
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A passage of a document before it is kept: characters `start` to `end` of the document's text."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A chunk that a search found.
+
+    `id` is the document's id where the document has one chunk, else `document_id#n` with n from 1.
+    `score` is higher for nearer: cosine similarity, inner product, or minus the Euclidean distance.
+    `text` is characters `start` to `end` of the document's text.
+    """
+
+    id: str
+    document_id: str
+    title: str
+    score: float
+    text: str
+    metadata: Metadata
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpsertResult:
+    """What an upsert did: documents written, documents that were the same already, chunks written."""
+
+    upserted: int
+    unchanged: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Citation:
+    """The source of a statement: `[number]` in the answer points at this span of this document.
+
+    `text` is exactly characters `start` to `end` of the document's text.
+    """
+
+    number: int
+    chunk_id: str
+    document_id: str
+    title: str
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens that the generator read and wrote; 0 where no model was asked."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieval:
+    """The hits of one query, the milliseconds each stage took, and what answered it."""
+
+    hits: list[Hit]
+    timings_ms: dict[str, float]
+    backend: str
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A generated answer with the citations it makes, the hits it was given, and what it took."""
+
+    text: str
+    citations: list[Citation]
+    hits: list[Hit]
+    usage: Usage
+    timings_ms: dict[str, float]
+    model: str
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HitsEvent:
+    """The first event of a stream: what was retrieved."""
+
+    hits: list[Hit]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEvent:
+    """A piece of the answer, in order."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerEvent:
+    """The last event of a stream: the whole answer."""
+
+    answer: Answer
+
+
+Event = HitsEvent | TextEvent | AnswerEvent

@@ -1,0 +1,85 @@
+"""From a model server's refusal to our error: what was wrong, and what to mend."""
+
+import json
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from math import isnan
+
+from backends.errors import Busy, GeneratorUnavailable, InvalidInput, InvalidSettings, RagstoneError
+
+_MESSAGE_CHARACTERS = 300
+_TOO_LONG = re.compile(r"context (?:length|window|size)|max_model_len|maximum.{0,20}length|too (?:long|many tokens)")
+_LONGEST_RETRY_AFTER_S = 3600.0
+
+
+def shortened(text: str) -> str:
+    """Return the text on one line, and not more of it than a message needs."""
+    line = " ".join(text.split())
+    return line if len(line) <= _MESSAGE_CHARACTERS else f"{line[:_MESSAGE_CHARACTERS]}\u2026"
+
+
+def message_of(payload: object) -> str:
+    """Return the error that a JSON payload carries, in any of the shapes that servers use; else nothing."""
+    if not isinstance(payload, dict):
+        return ""
+    error = payload.get("error")
+    if isinstance(error, dict):
+        return shortened(str(error.get("message") or error))
+    if error or payload.get("object") == "error":
+        return shortened(str(error or payload.get("message") or payload))
+    return ""
+
+
+def failure(server: str, status: int, body: str, *, retry_after: str | None, max_tokens: int | None) -> RagstoneError:
+    """Return the error for a status that is no success.
+
+    A key, a model or a URL that the server does not take is InvalidSettings; so is a prompt longer than the
+    model's window, unless it was `max_tokens` that asked for too much. 429 is Busy; all else is
+    GeneratorUnavailable.
+    """
+    error = _message_in(body)
+    said = f"{server} answered {status}" + (f": {error}" if error else "")
+    if status in (401, 403):
+        return InvalidSettings("generator_api_key", f"{said}; needed: a key that this server takes")
+    if status == 404:
+        return _not_found(said, names_model="model" in error.lower())
+    if status == 429:
+        return Busy(said, retry_after_s=_seconds(retry_after))
+    if status in (400, 413, 422) and max_tokens is not None and "max_tokens" in error:
+        return InvalidInput("max_tokens", f"found {max_tokens}; {said}")
+    if status in (400, 413, 422) and _TOO_LONG.search(error):
+        return InvalidSettings("context_tokens", f"{said}; lower it to what the model can read")
+    return GeneratorUnavailable(said)
+
+
+def _not_found(said: str, *, names_model: bool) -> InvalidSettings:
+    if names_model:
+        return InvalidSettings("generator_model", f"{said}; name a model that is served there, or none")
+    return InvalidSettings("generator_url", f"{said}; needed: where /chat/completions is, often ending in /v1")
+
+
+def _message_in(body: str) -> str:
+    """Return what a body says: its JSON error, or plain text; of a page of HTML nothing."""
+    text = body.strip()
+    try:
+        payload = json.loads(text)
+    except (ValueError, RecursionError):
+        return "" if text.startswith("<") else shortened(text)
+    return message_of(payload) or shortened(text)
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Return a Retry-After header, seconds or a date, as seconds from now; 1 where it says nothing usable."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        seconds = _seconds_until(retry_after or "")
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S) if not isnan(seconds) else 1.0
+
+
+def _seconds_until(date: str) -> float:
+    try:
+        return (parsedate_to_datetime(date).astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    except ValueError:
+        return 1.0

@@ -1,0 +1,219 @@
+"""The library's front door: a corpus, its collections, and the models beside them."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from backends.corpus import collections as corpus_collections
+from backends.corpus.collections import CollectionState
+from backends.corpus.database import Database
+from backends.corpus.jobs import Jobs
+from backends.corpus.server import EmbeddedServer, attach
+from backends.errors import Conflict, InvalidInput, ModelMismatch
+from backends.types import Embeddings, IndexSpec, Metric, Precision
+from retrieval.checking import check_name, shown
+from retrieval.chunking import Chunker
+from retrieval.collection import Collection
+from retrieval.config import Settings, load
+from retrieval.documents import Event, Retrieval
+from retrieval.embedding.base import Kind
+from retrieval.embedding.batching import Batcher
+from retrieval.embedding.factory import open_embedder
+from retrieval.generation.answering import answer_stream
+from retrieval.generation.base import Generator
+from retrieval.generation.factory import open_generator
+from retrieval.indexing import IndexKeeper
+from retrieval.placement import DEFAULT_BACKEND, open_index
+
+COLLECTION_TTL_S = 1.0
+
+EmbedTexts = Callable[[Sequence[str], Kind], Embeddings]
+
+log = logging.getLogger(__name__)
+
+
+def open(data: str | Path | None = None, *, settings: Settings | None = None) -> "Ragstone":
+    """Open a corpus: a folder, in which an embedded PostgreSQL is started, or a postgresql:// URL.
+
+    Without `data`, RAGSTONE_DATA or ./ragstone-data. Close it, or use it in a `with`. Raises InvalidSettings,
+    CorpusUnavailable, Unsupported.
+    """
+    settings = settings or load()
+    return Ragstone(str(data if data is not None else settings.data), settings)
+
+
+class Ragstone:
+    """A corpus that is open. Safe to use from any thread."""
+
+    def __init__(self, data: str, settings: Settings) -> None:
+        self.settings = settings
+        self._server = None if "://" in data else attach(Path(data), log.info)
+        self._opening = threading.RLock()
+        self._collections: dict[str, tuple[float, Collection]] = {}
+        try:
+            self.database = Database(_conninfo(data, self._server), settings.pool_size)
+            self.database.open()
+        except BaseException:
+            self._detach()
+            raise
+        self.keeper = IndexKeeper(self.database, settings)
+        self.jobs = Jobs(self.database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give everything back, in the reverse order; the last one out stops the embedded server."""
+        for name in ("generator", "embedder"):
+            if name in self.__dict__:  # made on first use, or never
+                self.__dict__.pop(name).close()
+        self.keeper.close()
+        self.database.close()
+        self._detach()
+
+    @cached_property
+    def embedder(self) -> Batcher:
+        """The embedding model, loaded on first use, behind the batcher that every caller shares."""
+        with self._opening:
+            if "embedder" in self.__dict__:
+                made: Batcher = self.__dict__["embedder"]
+                return made
+            return Batcher(
+                open_embedder(self.settings),
+                batch_tokens=self.settings.embedding_batch_tokens,
+                queue_texts=self.settings.embedding_queue_texts,
+                cache_queries=self.settings.embedding_cache_queries,
+            )
+
+    @cached_property
+    def generator(self) -> Generator:
+        """What answers questions: a model server where one is configured, else the extractive one."""
+        return open_generator(self.settings, self.embedder.embed)
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        embedding_model: str | None = None,
+        dimension: int | None = None,
+        metric: Metric = "cosine",
+        precision: Precision = "half",
+    ) -> Collection:
+        """Create a collection: for texts (the service's embedding model), or with `dimension` for your embeddings.
+
+        Precision "half" keeps embeddings at 11 significant bits, in half the space: the cosine of two embeddings
+        is off by less than 0.001. "single" keeps float32. Raises InvalidName, InvalidInput, CollectionExists, and
+        ModelMismatch for a model other than the service's.
+        """
+        check_name(name)
+        if embedding_model is not None and dimension is not None:
+            raise InvalidInput(
+                "dimension", "found together with embedding_model, which has its own; needed one of them"
+            )
+        if dimension is None:
+            if embedding_model is not None:
+                self._check_model(embedding_model)
+            stamp = {"embedder": self.embedder.stamp.as_dict(), "chunker": self._new_chunker().stamp}
+            dimension = self.embedder.stamp.dimension
+        else:
+            stamp = None
+        spec = IndexSpec(dimension=dimension, metric=metric, precision=precision)
+        state = corpus_collections.create_collection(self.database, name, spec, stamp, DEFAULT_BACKEND)
+        return self._remember(state)
+
+    def collection(self, name: str) -> Collection:
+        """Open a collection; raises CollectionNotFound."""
+        kept = self._collections.get(name)
+        if kept is not None and time.monotonic() - kept[0] < COLLECTION_TTL_S:
+            return kept[1]
+        check_name(name)
+        return self._remember(corpus_collections.find_collection(self.database, name))
+
+    def collections(self) -> list[str]:
+        """Return the names of all collections, in bytewise order."""
+        return corpus_collections.list_collections(self.database)
+
+    def delete_collection(self, name: str) -> None:
+        """Delete a collection and all that it holds; raises CollectionNotFound."""
+        check_name(name)
+        corpus_collections.delete_collection(self.database, name)
+        self._collections.pop(name, None)
+
+    def ping(self) -> None:
+        """Raise CorpusUnavailable where PostgreSQL does not answer."""
+        self.database.ping()
+
+    def text_pipeline(self, state: CollectionState) -> tuple[EmbedTexts, Chunker]:
+        """Return what embeds and what chunks a collection's texts; raises where that is not this service's model."""
+        if state.stamp is None:
+            raise Conflict(
+                f"collection {state.name!r} holds your own embeddings: use upsert_embeddings and search, or create "
+                "a collection without dimension for texts"
+            )
+        found, here = state.stamp["embedder"], self.embedder.stamp.as_dict()
+        if found != here:
+            differing = ", ".join(
+                f"{key} {found.get(key)!r} there, {here[key]!r} here" for key in here if found.get(key) != here[key]
+            )
+            raise ModelMismatch(
+                f"collection {state.name!r} was embedded otherwise ({differing}), and such embeddings cannot be "
+                "compared: set embedding_model to the collection's, or make a new collection"
+            )
+        return self.embedder.embed, self._chunker(state.stamp["chunker"], state.name)
+
+    def answer(self, query: str, retrieval: Retrieval, max_tokens: int | None) -> Iterator[Event]:
+        """Answer a question from what was retrieved for it."""
+        return answer_stream(query, retrieval, self.generator, self.settings, self._count_tokens, max_tokens)
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self.embedder.token_spans(text))
+
+    def _check_model(self, model: str) -> None:
+        if model not in (self.settings.embedding_model, self.embedder.stamp.model):
+            raise ModelMismatch(
+                f"embedding_model: found {shown(model)}; this service embeds with "
+                f"{self.embedder.stamp.model!r}: name that one, or start a service with the other"
+            )
+
+    def _new_chunker(self) -> Chunker:
+        settings = self.settings
+        max_tokens = min(settings.chunk_tokens, self.embedder.max_tokens)
+        return Chunker(self.embedder.token_spans, max_tokens, settings.chunk_overlap_tokens)
+
+    def _chunker(self, stamp: dict[str, Any], name: str) -> Chunker:
+        """A collection keeps the chunker that it began with; settings are for new ones."""
+        chunker = Chunker(self.embedder.token_spans, stamp["max_tokens"], stamp["overlap_tokens"])
+        if chunker.stamp != stamp:
+            raise ModelMismatch(
+                f"collection {name!r} was chunked by {stamp['name']!r}, this Ragstone chunks by "
+                f"{chunker.stamp['name']!r}: make a new collection"
+            )
+        return chunker
+
+    def _remember(self, state: CollectionState) -> Collection:
+        with self._opening:
+            kept = self._collections.get(state.name)
+            if kept is not None and kept[1].is_same(state):
+                collection = kept[1]
+            else:
+                collection = Collection(self, state, open_index(self.database, state, self.settings))
+            self._collections[state.name] = time.monotonic(), collection
+            return collection
+
+    def _detach(self) -> None:
+        if self._server is not None:
+            self._server.detach()
+
+
+def _conninfo(data: str, server: EmbeddedServer | None) -> str:
+    return data if server is None else server.url

@@ -1,0 +1,66 @@
+"""Builds the service around a corpus that is open."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import anyio
+from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
+
+from retrieval.library import Ragstone
+from retrieval.service import failures
+from retrieval.service.documentation import DESCRIPTION, TAGS, complete
+from retrieval.service.edge import Edge
+from retrieval.service.limits import BodyLimit
+from retrieval.service.metrics import Metrics
+from retrieval.service.routes import answers, chat, collections, documents, files, health, search
+from retrieval.service.service import Service
+from retrieval.service.worker import IngestWorker
+
+Hook = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
+
+ROUTERS = (collections, documents, files, search, answers, chat, health)
+
+
+def create_app(rag: Ragstone, *, routers: Sequence[APIRouter] = (), hooks: Sequence[Hook] = ()) -> FastAPI:
+    """Return the service over `rag`, which stays the caller's to close, after the service has stopped.
+
+    `routers` are served beside its own. `hooks` are entered when it starts, after everything of its own, and left
+    first when it stops.
+    """
+    service = Service(rag, Metrics(rag), IngestWorker(rag))
+    app = FastAPIOffline(
+        title="Ragstone",
+        version=version("ragstone"),
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        redoc_url=None,
+        static_url="/docs/assets",
+        lifespan=_lifespan(service, hooks),
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.add_middleware(BodyLimit, max_body_bytes=rag.settings.max_body_bytes)
+    app.add_middleware(Edge, metrics=service.metrics)  # added last, it stands outermost
+    failures.install(app)
+    for router in (*(module.router for module in ROUTERS), *routers):
+        app.include_router(router)
+    complete(app)
+    return app
+
+
+def _lifespan(service: Service, hooks: Sequence[Hook]) -> Hook:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        threads = anyio.to_thread.current_default_thread_limiter()
+        threads.total_tokens = service.rag.settings.service_threads
+        async with AsyncExitStack() as stack:
+            service.worker.start()
+            stack.push_async_callback(anyio.to_thread.run_sync, service.worker.stop)
+            for hook in hooks:
+                await stack.enter_async_context(hook(app))
+            yield
+
+    return lifespan

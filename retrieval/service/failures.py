@@ -1,0 +1,166 @@
+"""Errors to problem documents (RFC 9457): one table, and the handlers that read it."""
+
+import json
+import logging
+import math
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from backends import errors
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[type[errors.RagstoneError], int] = {
+    errors.InvalidInput: 422,
+    errors.InvalidSettings: 500,  # the operator's to mend, not the caller's
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.TooLarge: 413,
+    errors.Busy: 429,
+    errors.FilterTooExpensive: 503,
+    errors.Unavailable: 503,
+    errors.Unsupported: 500,
+    errors.BehindHorizon: 503,
+    errors.NotBuiltYet: 501,
+}
+"""An error has the status of its nearest ancestor here."""
+
+HTTP_CODE = {400: "malformed_body", 404: "no_such_route", 405: "method_not_allowed", 413: "too_large"}
+RETRY_UNAVAILABLE_S = 5.0
+SHOWN_CHARACTERS = 60
+
+
+class RefusedBody(HTTPException):
+    """A request body that is not read any further; `code` goes into its problem document."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(status_code=status, detail=detail)
+        self.code = code
+
+
+class ProblemResponse(Response):
+    """A problem document. ASCII on the wire, so that whatever an error quotes can be sent."""
+
+    media_type = "application/problem+json"
+
+    def __init__(self, problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(json.dumps(problem), status_code=problem["status"], headers=headers)
+
+
+def status_of(error: errors.RagstoneError) -> int:
+    """Return the HTTP status of an error."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def problem(status: int, code: str, detail: str, **more: object) -> dict[str, Any]:
+    """Return a problem document's members; `code` is stable, `detail` is for people."""
+    return {
+        "type": f"urn:problem-type:ragstone:{code}",
+        "title": code.replace("_", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **more,
+    }
+
+
+def problem_of(error: Exception) -> dict[str, Any]:
+    """Return the problem document of any error. What we did not raise on purpose is logged, and told as an id."""
+    if not isinstance(error, errors.RagstoneError):
+        return _unexpected(error)
+    more: dict[str, object] = {}
+    if isinstance(error, errors.InvalidInput):
+        more["field"] = error.field
+    if isinstance(error, errors.Busy):
+        more["retry_after_s"] = error.retry_after_s
+    return problem(status_of(error), error.code, str(error), **more)
+
+
+def respond(error: errors.RagstoneError) -> ProblemResponse:
+    """Return the response to an error that we raised on purpose."""
+    document = problem_of(error)
+    if document["status"] >= 500:
+        log.warning("%s: %s", error.code, error)
+    return ProblemResponse(document, _retry_after(error))
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` a problem document, those of the framework too."""
+    app.add_exception_handler(errors.RagstoneError, _on_ours)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(HTTPException, _on_http)
+
+
+async def _on_ours(_: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.RagstoneError)
+    return respond(error)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = error.code if isinstance(error, RefusedBody) else HTTP_CODE.get(error.status_code, "http_error")
+    return ProblemResponse(problem(error.status_code, code, _http_detail(request, error)), error.headers)
+
+
+async def _on_validation(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    field = _field(found[0]["loc"])
+    detail = f"{field}: {_fault(found[0])}"
+    if len(found) > 1:
+        detail += f" (and {len(found) - 1} more)"
+    return ProblemResponse(problem(422, errors.InvalidInput.code, detail, field=field))
+
+
+def _http_detail(request: Request, error: HTTPException) -> str:
+    if error.status_code == 404:
+        return f"there is nothing at {_shortened(request.url.path)}; /docs lists what there is"
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return f"{request.method} is not served here; needed {allowed}"
+    return error.detail
+
+
+def _fault(found: Mapping[str, Any]) -> str:
+    """What pydantic found, in our words: what was found; what is needed."""
+    kind, message = found["type"], str(found["msg"])
+    if kind == "missing":
+        return "found none; needed, see /docs"
+    if kind == "extra_forbidden":
+        return "is not a field of this request; see /docs for those that are"
+    needed = message.removeprefix("Input ").removeprefix("should be ")
+    return f"found {_shortened(repr(found.get('input')))}; needed {needed}"
+
+
+def _field(location: tuple[str | int, ...]) -> str:
+    """`("body", "documents", 3, "text")` is `documents[3].text`."""
+    path = ""
+    for part in location[1:]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path.removeprefix(".") or str(location[0])
+
+
+def _unexpected(error: Exception) -> dict[str, Any]:
+    id_ = uuid.uuid4().hex
+    log.error("unexpected error %s", id_, exc_info=error)
+    return problem(500, "internal_error", f"an error that was not foreseen; the log has it as {id_}", id=id_)
+
+
+def _retry_after(error: errors.RagstoneError) -> dict[str, str]:
+    match error:
+        case errors.Busy(retry_after_s=seconds):
+            return {"Retry-After": str(max(1, math.ceil(seconds)))}
+        case errors.Unavailable():
+            return {"Retry-After": str(math.ceil(RETRY_UNAVAILABLE_S))}
+        case _:
+            return {}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."

@@ -1,0 +1,97 @@
+"""What Prometheus sees: requests, stages of a retrieval, the connection pool, the batcher. Labels are bounded sets."""
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from retrieval.embedding.batching import Batcher, BatcherStats
+from retrieval.library import Ragstone
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+CLIENT_GONE = 499
+"""No answer was sent, since nobody waited for it any more."""
+REQUEST_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+STAGE_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+POOL_GAUGES = {
+    "pool_size": "Connections to PostgreSQL that are open",
+    "pool_available": "Connections that wait to be used",
+    "requests_waiting": "Callers that wait for a connection",
+}
+
+BATCHER_COUNTERS = {
+    "passes": "Forward passes of the embedding model",
+    "texts": "Texts that went through the model",
+    "tokens": "Their tokens",
+    "splits": "Batches that did not fit into memory",
+    "refused": "Queries refused because too many were waiting",
+    "cache_hits": "Queries whose embedding was remembered",
+    "cache_misses": "Queries whose embedding was not",
+}
+
+
+class Metrics:
+    """One service's metrics, in a registry of its own, so that two services in a process do not mix."""
+
+    def __init__(self, rag: Ragstone) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "ragstone_http_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
+        )
+        self._durations = Histogram(
+            "ragstone_http_request_duration_seconds",
+            "From the request's first line to the last byte of its answer",
+            ["method", "route"],
+            buckets=REQUEST_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._stages = Histogram(
+            "ragstone_stage_duration_seconds",
+            "What each stage of a query took",
+            ["stage"],
+            buckets=STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        ProcessCollector(registry=self.registry)
+        self.registry.register(_Resources(rag))
+
+    def request(self, method: str, route: str, status: int, took_s: float) -> None:
+        """Count a request; `route` is the route's template, never the path that was asked for."""
+        method = method if method in METHODS else "other"
+        self._requests.labels(method, route, str(status or CLIENT_GONE)).inc()
+        self._durations.labels(method, route).observe(took_s)
+
+    def stages(self, timings_ms: Mapping[str, float]) -> None:
+        """Note what the stages of a query took."""
+        for stage, took_ms in timings_ms.items():
+            self._stages.labels(stage).observe(took_ms / 1000)
+
+    def exposition(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Resources(Collector):
+    """Read when asked, from those who keep count themselves."""
+
+    def __init__(self, rag: Ragstone) -> None:
+        self._rag = rag
+
+    def collect(self) -> Iterable[Metric]:
+        pool = self._rag.database.pool_stats()
+        for name, help_ in POOL_GAUGES.items():
+            yield GaugeMetricFamily(f"ragstone_database_{name}", help_, value=pool.get(name, 0))
+        batcher = vars(self._rag).get("embedder")  # asking for the property would load the model
+        if isinstance(batcher, Batcher):
+            yield from _of_batcher(batcher.stats())
+
+
+def _of_batcher(stats: BatcherStats) -> Iterable[Metric]:
+    for name, help_ in BATCHER_COUNTERS.items():
+        yield CounterMetricFamily(f"ragstone_embedder_{name}", help_, value=getattr(stats, name))
+    yield CounterMetricFamily("ragstone_embedder_busy_seconds", "What the passes took together", value=stats.busy_s)
+    waiting = GaugeMetricFamily("ragstone_embedder_waiting_texts", "Texts that wait for the model", labels=["kind"])
+    waiting.add_metric(["query"], stats.waiting_queries)
+    waiting.add_metric(["passage"], stats.waiting_passages)
+    yield waiting

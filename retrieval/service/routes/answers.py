@@ -1,0 +1,69 @@
+"""Generate answers."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from retrieval.documents import AnswerEvent, Event, HitsEvent, TextEvent
+from retrieval.service.metrics import Metrics
+from retrieval.service.schemas.answers import ANSWER_EXAMPLE, AnswerResult, GenerateBody, answer_json
+from retrieval.service.schemas.problems import answers_with
+from retrieval.service.schemas.search import hit_json
+from retrieval.service.service import Here
+from retrieval.service.streaming import event, stream
+from retrieval.service.wire import Json, StrictRoute
+
+router = APIRouter(prefix="/v1/collections/{name}", tags=["generate"], route_class=StrictRoute)
+
+_STREAM_EXAMPLE = "".join(
+    event(name, data).decode()
+    for name, data in (
+        ("hits", {"results": ANSWER_EXAMPLE["results"]}),
+        ("text", {"text": ANSWER_EXAMPLE["answer"]}),
+        ("answer", ANSWER_EXAMPLE),
+    )
+)
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, whole or, with `stream`, as server-sent events.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}},
+    }
+}
+
+
+@router.post(
+    "/generate",
+    summary="Answer a question",
+    response_model=AnswerResult,
+    responses=_STREAM | answers_with(400, 404, 409, 413, 415, 422, 429, 503),
+)
+def generate(here: Here, name: str, body: GenerateBody) -> Response:
+    """Answer a question from the documents, with numbered citations that point at their places in the sources.
+
+    With `stream`, server-sent events: first `hits` (`{"results": [...]}`), then any number of `text`
+    (`{"text": "..."}`), at the end `answer` with the whole answer. Where something fails midway, the last event is
+    `problem`, with a problem document.
+    """
+    collection = here.rag.collection(name)
+    if body.stream:
+        events = collection.stream(body.query, body.top_k, body.filter, body.max_tokens)
+        return stream(events, lambda one: _encoded(one, here.metrics), _failed)
+    answer = collection.generate(body.query, body.top_k, body.filter, body.max_tokens)
+    here.metrics.stages(answer.timings_ms)
+    return Json(answer_json(answer))
+
+
+def _encoded(one: Event, metrics: Metrics) -> Iterable[bytes]:
+    match one:
+        case HitsEvent(hits=hits):
+            yield event("hits", {"results": [hit_json(hit) for hit in hits]})
+        case TextEvent(text=text):
+            yield event("text", {"text": text})
+        case AnswerEvent(answer=answer):
+            metrics.stages(answer.timings_ms)
+            yield event("answer", answer_json(answer))
+
+
+def _failed(problem: dict[str, Any]) -> Iterable[bytes]:
+    yield event("problem", problem)

@@ -1,0 +1,66 @@
+"""Collections: create, list, look at, delete."""
+
+from fastapi import APIRouter
+
+from backends.errors import CollectionNotFound
+from retrieval.collection import CollectionInfo
+from retrieval.library import Ragstone
+from retrieval.service.schemas.collections import CollectionList, CollectionResult, NewCollection, collection_json
+from retrieval.service.schemas.problems import answers_with
+from retrieval.service.service import Here
+from retrieval.service.wire import Json, StrictRoute
+
+router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=StrictRoute)
+
+
+@router.post(
+    "",
+    summary="Create a collection",
+    status_code=201,
+    response_model=CollectionResult,
+    responses=answers_with(400, 409, 413, 415, 422, 503),
+)
+def create(here: Here, body: NewCollection) -> Json:
+    """Create an empty collection.
+
+    For texts, which the service embeds, a name is enough. With `dimension` it holds your own embeddings.
+    """
+    collection = here.rag.create_collection(
+        body.name,
+        embedding_model=body.embedding_model,
+        dimension=body.dimension,
+        metric=body.metric,
+        precision=body.precision,
+    )
+    return Json(collection_json(collection.info()), 201, {"Location": f"/v1/collections/{body.name}"})
+
+
+@router.get("", summary="List the collections", response_model=CollectionList, responses=answers_with(503))
+def list_all(here: Here) -> Json:
+    """Return every collection and how it stands."""
+    return Json({"collections": [collection_json(info) for info in collection_infos(here.rag)]})
+
+
+@router.get(
+    "/{name}", summary="Look at a collection", response_model=CollectionResult, responses=answers_with(404, 422, 503)
+)
+def show(here: Here, name: str) -> Json:
+    """Return how a collection stands: its size, its model, what serves it."""
+    return Json(collection_json(here.rag.collection(name).info()))
+
+
+@router.delete("/{name}", summary="Delete a collection", status_code=204, responses=answers_with(404, 422, 503))
+def delete(here: Here, name: str) -> None:
+    """Delete a collection and everything in it. There is no way back."""
+    here.rag.delete_collection(name)
+
+
+def collection_infos(rag: Ragstone) -> list[CollectionInfo]:
+    """Return how every collection stands, less those that are deleted meanwhile."""
+    infos = []
+    for name in rag.collections():
+        try:
+            infos.append(rag.collection(name).info())
+        except CollectionNotFound:
+            continue
+    return infos

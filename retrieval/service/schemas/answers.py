@@ -1,0 +1,105 @@
+"""Answers with their citations."""
+
+from typing import Any
+
+from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
+
+from retrieval.documents import Answer, Citation, Usage
+from retrieval.service.schemas.base import Body, Filter, Result
+from retrieval.service.schemas.search import HIT_EXAMPLE, TOP_K, HitResult, hit_json
+
+CITATION_EXAMPLE: JsonDict = {
+    "number": 1,
+    "chunk_id": "leave",
+    "document_id": "leave",
+    "title": "Leave",
+    "start": 0,
+    "end": 37,
+    "text": "Everyone has 30 days of leave a year.",
+}
+ANSWER_EXAMPLE: JsonDict = {
+    "answer": "Everyone has 30 days of leave a year. [1]",
+    "citations": [CITATION_EXAMPLE],
+    "results": [HIT_EXAMPLE],
+    "usage": {"prompt_tokens": 0, "completion_tokens": 0},
+    "timings_ms": {"embed": 8.412, "search": 1.207, "generate": 3.1},
+    "model": "extractive",
+    "refused": False,
+}
+
+
+class GenerateBody(Body):
+    """A question to answer from the documents."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "how much leave do I get?"}]})
+
+    query: str = Field(description="The question.", examples=["how much leave do I get?"], min_length=1)
+    top_k: int = Field(5, description=TOP_K, ge=1)
+    filter: Filter = None
+    stream: bool = Field(False, description="Send the answer as it comes, as server-sent events.")
+    max_tokens: int | None = Field(None, description="The longest answer, in tokens of the model.", ge=1)
+
+
+class CitationResult(Result):
+    """The source of a statement: `[number]` in the answer points at this span of this document."""
+
+    number: int = Field(description="As it stands in the answer, in brackets.")
+    chunk_id: str = Field(description="The passage: `id` of one of the results.")
+    document_id: str = Field(description="The document.")
+    title: str = Field(description="The document's title.")
+    start: int = Field(description="Where the quoted text begins in the document's text, in characters.")
+    end: int = Field(description="Where it ends.")
+    text: str = Field(description="Exactly the characters `start` to `end` of the document's text.")
+
+
+class UsageResult(Result):
+    """Tokens that the model read and wrote; 0 where no model was asked."""
+
+    prompt_tokens: int = Field(description="Read.")
+    completion_tokens: int = Field(description="Written.")
+
+
+class AnswerResult(Result):
+    """An answer, what it rests on, and what it took."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [ANSWER_EXAMPLE]})
+
+    answer: str = Field(description="The answer; numbers in brackets are its citations.")
+    citations: list[CitationResult] = Field(description="Those that the answer makes.")
+    results: list[HitResult] = Field(description="What was retrieved for it, best first.")
+    usage: UsageResult
+    timings_ms: dict[str, float] = Field(description="What each stage took.")
+    model: str = Field(description="What wrote the answer; `extractive` quotes and needs no model.")
+    refused: bool = Field(description="Whether nothing relevant was found, so that there is no answer.")
+
+
+def citation_json(citation: Citation) -> dict[str, Any]:
+    """Return a CitationResult as a dict."""
+    return {
+        "number": citation.number,
+        "chunk_id": citation.chunk_id,
+        "document_id": citation.document_id,
+        "title": citation.title,
+        "start": citation.start,
+        "end": citation.end,
+        "text": citation.text,
+    }
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """Return an AnswerResult as a dict."""
+    return {
+        "answer": answer.text,
+        "citations": [citation_json(citation) for citation in answer.citations],
+        "results": [hit_json(hit) for hit in answer.hits],
+        "usage": usage_json(answer.usage),
+        "timings_ms": answer.timings_ms,
+        "model": answer.model,
+        "refused": answer.refused,
+    }
+
+
+def usage_json(usage: Usage) -> dict[str, int]:
+    """Return a UsageResult as a dict."""
+    return {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}

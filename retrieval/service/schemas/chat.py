@@ -1,0 +1,154 @@
+"""OpenAI's chat completions, as its clients send and expect them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from retrieval.documents import Usage
+from retrieval.service.schemas.answers import CITATION_EXAMPLE, CitationResult
+from retrieval.service.schemas.base import Filter, Result
+from retrieval.service.schemas.search import TOP_K
+
+_ID = "chatcmpl-3f0c5b1d2a"
+
+
+class _Lenient(BaseModel):
+    """OpenAI's clients send fields that mean nothing here; they are passed over."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class TextPart(_Lenient):
+    """A part of a message."""
+
+    type: Literal["text"] = Field(description="Only text is understood.")
+    text: str = Field(description="The text.")
+
+
+class ChatMessage(_Lenient):
+    """A message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"] = Field(description="Who said it.")
+    content: str | list[TextPart] | None = Field(None, description="What was said.")
+
+
+class StreamOptions(_Lenient):
+    """What a stream is to carry."""
+
+    include_usage: bool = Field(False, description="Send a last chunk with the usage.")
+
+
+class ChatBody(_Lenient):
+    """A conversation. The last message of the user is the question; what came before it is not read."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "handbook", "messages": [{"role": "user", "content": "How much leave do I get?"}]}]
+        }
+    )
+
+    model: str = Field(description="The collection to answer from.", examples=["handbook"])
+    messages: list[ChatMessage] = Field(description="The conversation so far.", min_length=1)
+    stream: bool | None = Field(None, description="Send the answer as it comes.")
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, description="The longest answer.", ge=1)
+    max_completion_tokens: int | None = Field(None, description="The same, by its newer name.", ge=1)
+    n: Literal[1] | None = Field(None, description="One answer is all there is.")
+    top_k: int = Field(5, description=f"Not OpenAI's. {TOP_K}", ge=1)
+    filter: Filter = None
+
+
+class ChatAnswer(Result):
+    """The answer, as a message."""
+
+    role: Literal["assistant"] = Field(description="Always `assistant`.")
+    content: str = Field(description="The answer; numbers in brackets are its citations.")
+    citations: list[CitationResult] = Field(description="Not OpenAI's: what the numbers point at.")
+
+
+class ChatChoice(Result):
+    """One of the answers: the only one."""
+
+    index: Literal[0] = Field(description="Always 0.")
+    message: ChatAnswer
+    finish_reason: Literal["stop"] = Field(description="Always `stop`.")
+
+
+class ChatUsage(Result):
+    """Tokens that the model read and wrote; 0 where no model was asked."""
+
+    prompt_tokens: int = Field(description="Read.")
+    completion_tokens: int = Field(description="Written.")
+    total_tokens: int = Field(description="Both.")
+
+
+class ChatResult(Result):
+    """A chat completion."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": _ID,
+                    "object": "chat.completion",
+                    "created": 1795512600,
+                    "model": "handbook",
+                    "choices": [
+                        {
+                            "index": 0,
+                            "message": {
+                                "role": "assistant",
+                                "content": "Everyone has 30 days of leave a year. [1]",
+                                "citations": [CITATION_EXAMPLE],
+                            },
+                            "finish_reason": "stop",
+                        }
+                    ],
+                    "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+                }
+            ]
+        }
+    )
+
+    id: str = Field(description="Of this completion.")
+    object: Literal["chat.completion"] = Field(description="What this is.")
+    created: int = Field(description="Seconds since 1970.")
+    model: str = Field(description="The collection.")
+    choices: list[ChatChoice] = Field(description="One.")
+    usage: ChatUsage
+
+
+class ModelResult(Result):
+    """A collection, as a model that can be asked."""
+
+    id: str = Field(description="Its name.")
+    object: Literal["model"] = Field(description="What this is.")
+    created: int = Field(description="Seconds since 1970.")
+    owned_by: Literal["ragstone"] = Field(description="Always `ragstone`.")
+
+
+class ModelList(Result):
+    """The collections, as models."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "list",
+                    "data": [{"id": "handbook", "object": "model", "created": 1795512600, "owned_by": "ragstone"}],
+                }
+            ]
+        }
+    )
+
+    object: Literal["list"] = Field(description="What this is.")
+    data: list[ModelResult] = Field(description="One for each collection.")
+
+
+def chat_usage_json(usage: Usage) -> dict[str, Any]:
+    """Return a ChatUsage as a dict."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }

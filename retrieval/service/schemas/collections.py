@@ -1,0 +1,89 @@
+"""Collections."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
+
+from retrieval.collection import CollectionInfo
+from retrieval.service.schemas.base import Body, CollectionName, Result
+
+_EXAMPLE: JsonDict = {
+    "name": "handbook",
+    "dimension": 384,
+    "metric": "cosine",
+    "precision": "half",
+    "embedding_model": "all-MiniLM-L6-v2",
+    "documents": 112,
+    "chunks": 1480,
+    "sequence": 7,
+    "backend": "pgvector",
+    "indexed": False,
+    "created_at": "2026-11-23T09:30:00.000000+00:00",
+}
+
+
+class NewCollection(Body):
+    """A collection to create: for texts (leave `dimension` out), or with `dimension` for your own embeddings."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "handbook"}]})
+
+    name: CollectionName
+    embedding_model: str | None = Field(
+        None,
+        description="The model that embeds the texts: the service's own, which is also taken where none is named.",
+        examples=["all-MiniLM-L6-v2"],
+    )
+    dimension: int | None = Field(None, description="The length of your own embeddings.", examples=[784], ge=1, le=4000)
+    metric: Literal["cosine", "inner_product", "l2"] = Field(
+        "cosine", description="How two embeddings are compared. A `score` is higher for nearer with each of them."
+    )
+    precision: Literal["half", "single"] = Field(
+        "half",
+        description="`half` keeps 11 significant bits of each number in half the space: a cosine is off by less than "
+        "0.001. `single` keeps float32.",
+    )
+
+
+class CollectionResult(Result):
+    """How a collection stands."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    name: CollectionName
+    dimension: int = Field(description="The length of its embeddings.")
+    metric: Literal["cosine", "inner_product", "l2"] = Field(description="How two embeddings are compared.")
+    precision: Literal["half", "single"] = Field(description="How exactly embeddings are kept.")
+    embedding_model: str | None = Field(description="What embeds its texts; null where you bring your own embeddings.")
+    documents: int = Field(description="Documents in it.")
+    chunks: int = Field(description="Passages that its documents were cut into.")
+    sequence: int = Field(description="The number of its last change: every write takes the next one.")
+    backend: str = Field(description="The vector index that serves it.")
+    indexed: bool = Field(description="Whether the index is built. Small collections need none.")
+    created_at: datetime = Field(description="When it was created.")
+
+
+class CollectionList(Result):
+    """All collections, by name."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"collections": [_EXAMPLE]}]})
+
+    collections: list[CollectionResult] = Field(description="In the order of their names.")
+
+
+def collection_json(info: CollectionInfo) -> dict[str, Any]:
+    """Return a CollectionResult as a dict."""
+    return {
+        "name": info.name,
+        "dimension": info.dimension,
+        "metric": info.metric,
+        "precision": info.precision,
+        "embedding_model": info.embedding_model,
+        "documents": info.documents,
+        "chunks": info.chunks,
+        "sequence": info.sequence,
+        "backend": info.backend,
+        "indexed": info.indexed,
+        "created_at": info.created_at,
+    }
