@@ -180,5 +180,5 @@ def _marker(passages: Sequence[Passage]) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Break up what a chat template could take for the end of a message or the begin of another role's."""
+    """Break up what a chat template could take for the end of a message or the start of another role's."""
     return _CONTROL_TOKEN.sub(lambda found: f"{found.group()} ", text)

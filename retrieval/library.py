@@ -173,10 +173,7 @@ class Ragstone:
 
     def answer(self, query: str, retrieval: Retrieval, max_tokens: int | None) -> Iterator[Event]:
         """Answer a question from what was retrieved for it."""
-        return answer_stream(query, retrieval, self.generator, self.settings, self._count_tokens, max_tokens)
-
-    def _count_tokens(self, text: str) -> int:
-        return len(self.embedder.token_spans(text))
+        return answer_stream(query, retrieval, self.generator, self.settings, max_tokens=max_tokens)
 
     def _check_model(self, model: str) -> None:
         if model not in (self.settings.embedding_model, self.embedder.stamp.model):

@@ -1,6 +1,6 @@
 """Becomes somebody whom PostgreSQL does not refuse, as it does root, and then the program.
 
-    launch.py namespace|UID:GID FOLDER PROGRAM ARGUMENT...
+    launch.py namespace:UID|UID:GID FOLDER PROGRAM ARGUMENT...
 
 A program of its own: a process with threads may not enter a user namespace, nor safely run Python between fork
 and exec. FOLDER is the data folder; that its parents can be entered is tried here, as the new account.
@@ -11,7 +11,6 @@ import os
 import sys
 
 CLONE_NEWUSER = 0x10000000
-UID_INSIDE = 65534
 
 REFUSED = 77
 SHUT_FOLDER = 78
@@ -21,7 +20,8 @@ SHUT_PROGRAM = 79
 def main(account: str, folder: str, command: list[str]) -> None:
     """Become the account, and the command; each thing that can be in the way has an exit status of its own."""
     try:
-        enter_namespace() if account == "namespace" else become(account)
+        first, _, second = account.partition(":")
+        enter_namespace(second) if first == "namespace" else become(int(first), int(second))
     except OSError as error:
         leave(REFUSED, str(error))
     shut = first_shut_parent(folder)
@@ -33,23 +33,22 @@ def main(account: str, folder: str, command: list[str]) -> None:
         leave(SHUT_PROGRAM, command[0])
 
 
-def enter_namespace() -> None:
-    """Enter a user namespace in which we are not root; outside, files stay ours."""
+def enter_namespace(uid_inside: str) -> None:
+    """Enter a user namespace in which we have another number; outside, we and our files stay as we are."""
     uid, gid = os.geteuid(), os.getegid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWUSER) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     write("/proc/self/setgroups", "deny")
-    write("/proc/self/uid_map", f"{UID_INSIDE} {uid} 1")
-    write("/proc/self/gid_map", f"{UID_INSIDE} {gid} 1")
+    write("/proc/self/uid_map", f"{uid_inside} {uid} 1")
+    write("/proc/self/gid_map", f"{uid_inside} {gid} 1")
 
 
-def become(account: str) -> None:
+def become(uid: int, gid: int) -> None:
     """Become another account, of no further groups."""
-    uid, gid = account.split(":")
     os.setgroups([])
-    os.setgid(int(gid))
-    os.setuid(int(uid))
+    os.setgid(gid)
+    os.setuid(uid)
 
 
 def first_shut_parent(folder: str) -> str:

@@ -55,7 +55,7 @@ def _parent(account: Account) -> Path:
     longest = Path(usual, "ragstone-0123456789abcdef", f"{SOCKET_NAME}.lock")
     is_short = len(os.fsencode(longest)) <= _PATH_LIMIT_BYTES
     is_plain = not any(letter in usual for letter in ",\"'") and usual.isprintable()
-    is_reachable = account.in_namespace or account.uid == os.geteuid()
+    is_reachable = account.uid == os.geteuid()
     return Path(usual if is_short and is_plain and is_reachable else FALLBACK)
 
 

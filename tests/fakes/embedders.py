@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from threading import Event, Lock, Semaphore
 
-from retrieval.embedding.base import Embeddings, Prepared
+from retrieval.embedding.base import Embeddings, Kind, Prepared
 from retrieval.embedding.hashing import HashingEmbedder
 
 
@@ -21,10 +21,10 @@ class RecordingEmbedder(HashingEmbedder):
         self.closed = 0
         self._counting = Lock()
 
-    def prepare(self, texts: Sequence[str], kind: str) -> list[Prepared]:
+    def prepare(self, texts: Sequence[str], kind: Kind) -> list[Prepared]:
         with self._counting:
             self.prepared_texts += len(texts)
-        return super().prepare(texts, kind)  # type: ignore[arg-type]
+        return super().prepare(texts, kind)
 
     def run(self, prepared: Sequence[Prepared]) -> Embeddings:
         self.passes.append([text.text for text in prepared])

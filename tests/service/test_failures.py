@@ -17,7 +17,7 @@ def _all_errors(kind: type[errors.RagstoneError] = errors.RagstoneError) -> Iter
         yield from _all_errors(below)
 
 
-@pytest.mark.parametrize("kind", _all_errors())
+@pytest.mark.parametrize("kind", list(_all_errors()))
 def test_every_error_has_a_status(kind: type[errors.RagstoneError]) -> None:
     """An error that is added to the tree without a status of its own or of an ancestor's fails here."""
     assert any(ancestor in STATUS for ancestor in kind.__mro__)

@@ -1,5 +1,7 @@
 """How passes are cut from the texts that wait."""
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +58,7 @@ def test_a_pass_is_as_full_as_the_budget_allows(tokens, budget):
     waiting = WaitingTexts()
     waiting.add(make_texts(tokens), "passage", object())
     batches = take_all(waiting, budget)
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         assert padded_tokens([*batch, following[0]]) > budget
 
 
@@ -102,12 +104,14 @@ def test_small_callers_share_a_pass():
 
 @given(tokens=TOKENS, kind=st.sampled_from(["query", "passage"]))
 def test_what_is_put_back_comes_first(tokens, kind):
-    """A batch that could not be run is the next to be cut, in its order."""
+    """Of a batch that could not be run the first text is the next to be cut, and the others follow in order."""
     waiting = WaitingTexts()
     waiting.add(make_texts([1], kind, "other"), kind, object())
     texts = make_texts(sorted(tokens), kind)
     waiting.put_back(texts)
-    assert [text for batch in take_all(waiting, 1) for text in batch][:-1] == texts
+    taken = [text for batch in take_all(waiting, 1) for text in batch]
+    assert taken[0] is texts[0]
+    assert [text for text in taken if text in texts] == texts
 
 
 def test_passages_that_nobody_wants_are_passed_over():

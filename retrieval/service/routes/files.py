@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, File, UploadFile
 
-from backends.errors import DuplicateId, InvalidInput, ModelMismatch
+from backends.errors import Conflict, DuplicateId, InvalidInput
 from backends.filters import check_text
 from retrieval.checking import MAX_ID_BYTES, shown
 from retrieval.service.schemas.jobs import JobResult, UploadResult, job_json
@@ -35,7 +35,7 @@ def upload(here: Here, name: str, files: Uploads) -> Json:
     `{"_id": "leave", "title": "Leave", "text": "...", "metadata": {"year": 2026}}`.
     """
     if here.rag.collection(name).info().embedding_model is None:
-        raise ModelMismatch(f"the collection {name!r} holds your own embeddings, so that no texts can be added to it")
+        raise Conflict(f"collection {name!r} holds your own embeddings, and files would need a model: create one for texts")
     _check_names([file.filename or "" for file in files])
     job_id = here.rag.jobs.create(name, _contents(files))
     here.worker.wake()
