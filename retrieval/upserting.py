@@ -114,16 +114,17 @@ class Upsert:
         replaced = [document.id for document in plan.changed if document.id in states]
         if replaced:
             transaction.delete_documents(replaced)
+        copied = 0
         if plan.metadata_only:
-            transaction.replace_metadata(
+            copied = transaction.replace_metadata(
                 {document.id: check_metadata(document.metadata) for document in plan.metadata_only}
             )
         if not plan.changed:
-            return 0
+            return copied
         embedded = [self._embedded[hashes[document.id]] for document in plan.changed]
         rows = _rows(plan.changed, [part.chunks for part in embedded], hashes)
         transaction.insert(rows, np.concatenate([part.embeddings for part in embedded]))
-        return len(rows)
+        return copied + len(rows)
 
 
 def content_hash(document: Document, chunker_stamp: dict[str, Any]) -> bytes:

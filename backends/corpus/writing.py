@@ -80,8 +80,11 @@ class WriteTransaction:
         self._documents += sum(1 for ordinal in rows.ordinals if ordinal <= 1)
         self._chunks += len(rows)
 
-    def replace_metadata(self, metadata: Mapping[str, str]) -> None:
-        """Give documents that are there new metadata (JSON text by id), their embeddings copied, not made again."""
+    def replace_metadata(self, metadata: Mapping[str, str]) -> int:
+        """Give documents that are there new metadata (JSON text by id), their embeddings copied, not made again.
+
+        Returns how many chunks that took.
+        """
         block = self._block()
         cursor = self._execute(
             "replace_metadata",
@@ -94,6 +97,7 @@ class WriteTransaction:
         with self.connection.cursor() as inserting:
             inserting.executemany(query("changes", "insert_chunks", self.collection.id), map(_as_jsonb, rows))
         self._block_chunks[-1] += len(rows)
+        return len(rows)
 
     @property
     def changed(self) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -57,6 +58,6 @@ def _quota_cores(path: Path) -> int | None:
     """Read a container's CPU quota, `MICROSECONDS PERIOD` or `max PERIOD`; None where there is none."""
     try:
         quota, period = path.read_text().split()
-        return None if quota == "max" else round(int(quota) / int(period))
+        return None if quota == "max" else ceil(int(quota) / int(period))
     except (OSError, ValueError):
         return None
