@@ -14,7 +14,7 @@ import numpy as np
 import psycopg
 
 from backends.base import VectorIndex
-from backends.corpus.collections import CollectionState
+from backends.corpus.collections import BUILD_LOCK_SPACE, CollectionState, gone
 from backends.corpus.database import Connection, Database
 from backends.corpus.queries import query
 from backends.corpus.search import OPERATOR, FoundChunk, parameter, run
@@ -36,7 +36,6 @@ EF_CONSTRUCTION = 64
 MAX_EF_SEARCH = 1_000
 MAX_SCAN_TUPLES = 20_000
 STATE_TTL_S = 2.0
-LOCK_SPACE = 0x6275  # "bu": the first half of a builder's advisory lock
 MAX_MAINTENANCE_BYTES = 4 << 30
 
 _OPERATOR_CLASS: dict[tuple[Precision, Metric], str] = {
@@ -97,25 +96,21 @@ class PgvectorIndex(VectorIndex):
         """Build what is missing from the rows that are there, while writers and searches go on.
 
         The batches are not read: the embeddings are in the same database. Returns at once where another process
-        builds. An index left invalid by an interrupted build is dropped first.
+        builds, and early when the build is cancelled. What an interrupted build left behind is dropped first.
         """
         del batches, applied
-        with self._build_lock() as connection:
-            if connection is None:
-                return
-            states = self._states()
-            if not states.get(self._hnsw_name, (False, 0))[0]:
-                connection.execute(self._sql("drop_hnsw"))
-                self._create_hnsw(connection)
-            if not states.get(self._gin_name, (False, 0))[0]:
-                connection.execute(self._sql("drop_gin"))
-                connection.execute(self._sql("create_gin"))
-            connection.execute(self._sql("analyze_embeddings"))
-            connection.execute(self._sql("analyze_chunks"))
+        try:
+            with self._build_lock() as connection:
+                if connection is not None:
+                    self._build_missing(connection)
+        except psycopg.errors.QueryCanceled:
+            log.info("building %s was cancelled", self._hnsw_name)
+        except psycopg.errors.UndefinedTable as error:
+            raise gone(self._collection.name) from error
         self._seen_at = float("-inf")
 
     def cancel_build(self) -> None:
-        """Stop a build that another thread runs; it raises there."""
+        """Stop a build that another thread runs."""
         if (builder := self._builder) is not None:
             builder.cancel()
 
@@ -215,9 +210,20 @@ class PgvectorIndex(VectorIndex):
             ).fetchone()
         return int(row[0]) if row else 0
 
+    def _build_missing(self, connection: Connection) -> None:
+        states = self._states()
+        if not states.get(self._hnsw_name, (False, 0))[0]:
+            connection.execute(self._sql("drop_hnsw"))
+            self._create_hnsw(connection)
+        if not states.get(self._gin_name, (False, 0))[0]:
+            connection.execute(self._sql("drop_gin"))
+            connection.execute(self._sql("create_gin"))
+        connection.execute(self._sql("analyze_embeddings"))
+        connection.execute(self._sql("analyze_chunks"))
+
     @contextmanager
     def _build_lock(self) -> Iterator[Connection | None]:
-        values = {"lock": LOCK_SPACE, "collection_id": self._collection.id}
+        values = {"lock": BUILD_LOCK_SPACE, "collection_id": self._collection.id}
         with self._database.dedicated() as connection:
             row = connection.execute(query("indexes", "build_lock"), values).fetchone()
             assert row is not None
@@ -249,7 +255,9 @@ class PgvectorIndex(VectorIndex):
                 "FROM ragstone.collection WHERE id = %s",
                 (self._collection.id,),
             ).fetchone()
-        chunks, configured = map(int, row or (0, 0))
+        if row is None:
+            raise gone(self._collection.name)
+        chunks, configured = map(int, row)
         value_bytes = 2 if self.spec.precision == "half" else 4
         needed = int(chunks * (self.spec.dimension * value_bytes + 2 * M * 16 + 128) * 1.2)
         return max(configured, min(needed, MAX_MAINTENANCE_BYTES)) // 1024

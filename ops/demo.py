@@ -10,7 +10,7 @@ from retrieval import Answer, Document, Ragstone
 from retrieval.ingest import Source
 
 COLLECTION = "python-reference"
-QUESTION = "How do I make a class iterable?"
+QUESTION = "What is a context manager?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

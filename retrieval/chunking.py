@@ -1,8 +1,10 @@
 """Placeholder until the real one lands."""
 from collections.abc import Callable
 from typing import Any
+
 from retrieval.documents import Chunk, Document
 from retrieval.embedding.base import TokenSpans
+
 
 def passage_text(title: str, text: str) -> str:
     return f"{title} {text.strip()}" if title else text.strip()

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     generator_api_key: SecretStr | None = None
     generator_connect_timeout_s: float = Field(5.0, gt=0)
     generator_read_timeout_s: float = Field(60.0, gt=0, description="The longest wait for the next piece of an answer")
-    context_tokens: int = Field(3_000, ge=100, description="Tokens of the prompt, passages included")
+    context_tokens: int = Field(3_000, ge=400, description="Tokens of the prompt, passages included")
     refusal_score: float = Field(0.15, description="No hit above this score: the question is refused")
 
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="The largest HTTP request body")

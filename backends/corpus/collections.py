@@ -9,9 +9,11 @@ from psycopg.types.json import Jsonb
 
 from backends.corpus.database import Connection, Database
 from backends.corpus.queries import query
-from backends.errors import CollectionExists, CollectionNotFound
+from backends.errors import CollectionExists, CollectionNotFound, WriteConflict
 from backends.types import IndexIdentity, IndexSpec, Precision
 
+BUILD_LOCK_SPACE = 0x6275  # "bu": the first half of an index builder's advisory lock; the collection's id is the second
+DELETE_ATTEMPTS = 5
 COLUMN_TYPE: dict[Precision, str] = {"half": "halfvec", "single": "vector"}
 
 
@@ -73,12 +75,19 @@ def list_collections(database: Database) -> list[str]:
 def delete_collection(database: Database, name: str) -> None:
     """Delete a collection and all that it holds, after the writes in flight; raises CollectionNotFound."""
     state = find_collection(database, name)
-    try:
-        with database.transaction() as connection:
-            connection.execute(query("collections", "drop_tables", state.id))
-            connection.execute(query("collections", "delete_collection"), {"collection_id": state.id})
-    except psycopg.errors.UndefinedTable as error:
-        raise CollectionNotFound(f"there is no collection {name!r}: it was deleted a moment ago") from error
+    for _ in range(DELETE_ATTEMPTS):
+        try:
+            return _drop(database, state)
+        except psycopg.errors.DeadlockDetected:
+            continue  # with a build that began just now: it is cancelled at the next attempt
+        except psycopg.errors.UndefinedTable as error:
+            raise gone(name) from error
+    raise WriteConflict(f"collection {name!r} is in use all the time; try again")
+
+
+def gone(name: str) -> CollectionNotFound:
+    """Return the error for a collection that was there when the caller opened it."""
+    return CollectionNotFound(f"there is no collection {name!r}: it was deleted a moment ago")
 
 
 def identity(database: Database, collection_id: int) -> IndexIdentity:
@@ -87,6 +96,14 @@ def identity(database: Database, collection_id: int) -> IndexIdentity:
         row = connection.execute(query("collections", "identity")).fetchone()
     assert row is not None
     return IndexIdentity(collection_id=collection_id, system_identifier=row[0], timeline=row[1])
+
+
+def _drop(database: Database, state: CollectionState) -> None:
+    values = {"collection_id": state.id, "lock": BUILD_LOCK_SPACE}
+    with database.transaction() as connection:
+        connection.execute(query("collections", "cancel_builders"), values)
+        connection.execute(query("collections", "drop_tables", state.id))
+        connection.execute(query("collections", "delete_collection"), values)
 
 
 def _create(connection: Connection, name: str, spec: IndexSpec, stamp: dict[str, Any] | None, backend: str) -> None:

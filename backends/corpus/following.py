@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from backends.base import VectorIndex
-from backends.corpus.collections import CollectionState, identity
+from backends.corpus.collections import CollectionState, gone, identity
 from backends.corpus.database import Connection, Database
 from backends.corpus.queries import query
-from backends.errors import BehindHorizon, CollectionNotFound
+from backends.errors import BehindHorizon
 from backends.types import Batch, Change, IndexSpec
 
 ROWS_PER_BATCH = 4_096
@@ -57,7 +57,7 @@ def _standing(connection: Connection, collection: CollectionState) -> tuple[int,
     values = {"collection_id": collection.id}
     row = connection.execute(query("changes", "sequence_and_horizon"), values).fetchone()
     if row is None:
-        raise CollectionNotFound(f"there is no collection {collection.name!r}: it was deleted a moment ago")
+        raise gone(collection.name)
     return row[0], row[1]
 
 

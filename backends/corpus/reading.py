@@ -8,10 +8,9 @@ from typing import Any
 
 import psycopg
 
-from backends.corpus.collections import CollectionState
+from backends.corpus.collections import CollectionState, gone
 from backends.corpus.database import Database
 from backends.corpus.queries import query
-from backends.errors import CollectionNotFound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,7 @@ def _rows(
         with database.connection() as connection:
             return connection.execute(query("documents", name, collection.id), values).fetchall()
     except psycopg.errors.UndefinedTable as error:
-        raise CollectionNotFound(f"there is no collection {collection.name!r}: it was deleted a moment ago") from error
+        raise gone(collection.name) from error
 
 
 def _documents(rows: Iterable[tuple[Any, ...]]) -> Iterator[StoredDocument]:

@@ -7,10 +7,10 @@ from typing import Any
 import psycopg
 from pgvector import HalfVector, Vector
 
-from backends.corpus.collections import CollectionState
+from backends.corpus.collections import CollectionState, gone
 from backends.corpus.database import Database
 from backends.corpus.queries import query
-from backends.errors import CollectionNotFound, FilterTooExpensive
+from backends.errors import FilterTooExpensive
 from backends.filters import Filter
 from backends.types import Embeddings, Metric
 
@@ -64,7 +64,7 @@ def run(
             "make the filter narrower or wider, search without exact, or raise the budget"
         ) from error
     except psycopg.errors.UndefinedTable as error:
-        raise CollectionNotFound(f"there is no collection {collection.name!r}: it was deleted a moment ago") from error
+        raise gone(collection.name) from error
     metric = collection.spec.metric
     return [FoundChunk(*chunk, _score(distance, metric)) for (*chunk, distance) in rows]  # type: ignore[call-arg]  # COLUMNS
 
@@ -80,7 +80,7 @@ def count_matching(
     except psycopg.errors.QueryCanceled:
         return None
     except psycopg.errors.UndefinedTable as error:
-        raise CollectionNotFound(f"there is no collection {collection.name!r}: it was deleted a moment ago") from error
+        raise gone(collection.name) from error
     assert row is not None
     return int(row[0])
 

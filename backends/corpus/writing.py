@@ -12,11 +12,11 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from backends.corpus.collections import CollectionState
+from backends.corpus.collections import CollectionState, gone
 from backends.corpus.database import Connection, Database
 from backends.corpus.encoding import HEADER, TRAILER, ChunkRows, encode_chunks, encode_embeddings
 from backends.corpus.queries import query
-from backends.errors import CollectionNotFound, IndexBehind, WriteConflict
+from backends.errors import IndexBehind, WriteConflict
 from backends.filters import Filter
 from backends.types import Ids
 
@@ -114,7 +114,7 @@ class WriteTransaction:
             block_chunks=self._block_chunks,
         ).fetchone()
         if row is None:
-            raise _gone(self.collection)
+            raise gone(self.collection.name)
         sequence: int = row[0]
         return sequence
 
@@ -182,7 +182,7 @@ def write(database: Database, collection: CollectionState, edit: Callable[[Write
             log.debug("write to %s met another writer: %s", collection.name, error)
             time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311  # spreads writers, hides nothing
         except psycopg.errors.UndefinedTable as error:
-            raise _gone(collection) from error
+            raise gone(collection.name) from error
         else:
             if sequence and sequence % FORGET_EVERY == 0:
                 forget_changes(database, collection.id)
@@ -196,7 +196,7 @@ def document_states(database: Database, collection: CollectionState, ids: list[s
         with database.connection() as connection:
             rows = connection.execute(query("changes", "document_states", collection.id), {"ids": ids}).fetchall()
     except psycopg.errors.UndefinedTable as error:
-        raise _gone(collection) from error
+        raise gone(collection.name) from error
     return {row[0]: DocumentState(content_hash=row[1] or b"", metadata=row[2]) for row in rows}
 
 
@@ -225,7 +225,3 @@ def _opened(
 
 def _as_jsonb(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*row[:5], psycopg.types.json.Jsonb(row[5]), *row[6:])
-
-
-def _gone(collection: CollectionState) -> CollectionNotFound:
-    return CollectionNotFound(f"there is no collection {collection.name!r}: it was deleted a moment ago")

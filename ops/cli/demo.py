@@ -53,7 +53,10 @@ def _show_next(console: Console, data: str) -> None:
     ragstone = "ragstone" if is_url(data) else f"ragstone --data {shlex.quote(data)}"
     console.print("PostgreSQL is stopped, and nothing is left running. Next:" if not is_url(data) else "Next:")
     for command, why in (
-        (f'{ragstone} ask {COLLECTION} "What does yield do?"', "ask it something else"),
+        (
+            f'{ragstone} ask {COLLECTION} "What happens in a finally clause when an exception occurs?"',
+            "ask it something else",
+        ),
         (f"{ragstone} ingest my-notes path/to/a/folder", "ingest documents of your own"),
         (f"{ragstone} serve", "serve them over HTTP; /docs shows the API"),
     ):

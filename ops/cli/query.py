@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +14,8 @@ from ops.cli.options import Collection, FilterText, Json, Mode, ModeOption, read
 from ops.cli.session import session
 from ops.output import Output, milliseconds, printable, snippet
 from retrieval.documents import Answer, Citation, Hit, Retrieval
+
+QUOTED_CHARACTERS = 400
 
 TopK = Annotated[int, typer.Option("--top-k", metavar="N", min=1, help="The most passages to find.")]
 
@@ -86,10 +89,8 @@ def _source(citation: Citation) -> Text:
     )
 
 
-def _quotation(citation: Citation) -> Table:
-    grid = Table.grid(padding=(0, 0, 0, 4))
-    grid.add_row(Text(printable(citation.text), style="italic"))
-    return grid
+def _quotation(citation: Citation) -> Padding:
+    return Padding(snippet(citation.text, QUOTED_CHARACTERS), (0, 0, 0, 4), style="italic", expand=False)
 
 
 def _retrieval_json(found: Retrieval) -> dict[str, Any]:

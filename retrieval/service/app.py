@@ -21,7 +21,7 @@ from retrieval.service.worker import IngestWorker
 
 Hook = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
 
-ROUTERS = (collections, documents, files, search, answers, chat, health)
+ROUTERS = tuple(module.router for module in (collections, documents, files, search, answers, chat, health))
 
 
 def create_app(rag: Ragstone, *, routers: Sequence[APIRouter] = (), hooks: Sequence[Hook] = ()) -> FastAPI:
@@ -44,8 +44,9 @@ def create_app(rag: Ragstone, *, routers: Sequence[APIRouter] = (), hooks: Seque
     app.state.service = service
     app.add_middleware(BodyLimit, max_body_bytes=rag.settings.max_body_bytes)
     app.add_middleware(Edge, metrics=service.metrics)  # added last, it stands outermost
-    failures.install(app)
-    for router in (*(module.router for module in ROUTERS), *routers):
+    served = (*ROUTERS, *routers)
+    failures.install(app, served)
+    for router in served:
         app.include_router(router)
     complete(app)
     return app

@@ -16,6 +16,9 @@ TAGS = [
     {"name": "health", "description": "For those who keep the service running."},
 ]
 
+UPLOAD = "Body_upload_v1_collections__name__files_post"
+"""What FastAPI calls the multipart body; it can be given no description where it is declared."""
+
 _CODES = "\n".join(f"| {status} | `{code}` |" for code, status in all_codes().items())
 
 DESCRIPTION = f"""Ragstone answers questions over your own documents.
@@ -49,6 +52,7 @@ def complete(app: FastAPI) -> None:
         found = plain()
         schemas = found.setdefault("components", {}).setdefault("schemas", {})
         schemas["Problem"] = Problem.model_json_schema()
+        schemas[UPLOAD] |= {"title": "Upload", "description": "Files to ingest."}
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         return found

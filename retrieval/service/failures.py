@@ -4,13 +4,14 @@ import json
 import logging
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from backends import errors
 
@@ -31,7 +32,7 @@ STATUS: dict[type[errors.RagstoneError], int] = {
 }
 """An error has the status of its nearest ancestor here."""
 
-HTTP_CODE = {400: "malformed_body", 404: "no_such_route", 405: "method_not_allowed", 413: "too_large"}
+HTTP_CODE = {400: "malformed_body", 413: "too_large"}
 RETRY_UNAVAILABLE_S = 5.0
 SHOWN_CHARACTERS = 60
 
@@ -90,8 +91,9 @@ def respond(error: errors.RagstoneError) -> ProblemResponse:
     return ProblemResponse(document, _retry_after(error))
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of `app` a problem document, those of the framework too."""
+def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
+    """Make every error of `app`, which serves `routers`, a problem document, those of the framework too."""
+    app.state.routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
     app.add_exception_handler(errors.RagstoneError, _on_ours)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
@@ -104,8 +106,12 @@ async def _on_ours(_: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return _nothing_there(request)
+    if error.status_code == 405:
+        return _other_method(request)
     code = error.code if isinstance(error, RefusedBody) else HTTP_CODE.get(error.status_code, "http_error")
-    return ProblemResponse(problem(error.status_code, code, _http_detail(request, error)), error.headers)
+    return ProblemResponse(problem(error.status_code, code, error.detail), error.headers)
 
 
 async def _on_validation(_: Request, error: Exception) -> Response:
@@ -118,13 +124,17 @@ async def _on_validation(_: Request, error: Exception) -> Response:
     return ProblemResponse(problem(422, errors.InvalidInput.code, detail, field=field))
 
 
-def _http_detail(request: Request, error: HTTPException) -> str:
-    if error.status_code == 404:
-        return f"there is nothing at {_shortened(request.url.path)}; /docs lists what there is"
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        return f"{request.method} is not served here; needed {allowed}"
-    return error.detail
+def _nothing_there(request: Request) -> ProblemResponse:
+    detail = f"there is nothing at {_shortened(request.url.path)}; /docs lists what there is"
+    return ProblemResponse(problem(404, "no_such_route", detail))
+
+
+def _other_method(request: Request) -> ProblemResponse:
+    """The framework names the methods of the first route that has this path; there may be several."""
+    routes = [route for route in request.app.state.routes if route.path_regex.match(request.url.path)]
+    allowed = ", ".join(sorted({method for route in routes for method in route.methods}))
+    detail = f"{_shortened(request.method)} is not served here; needed one of {allowed}"
+    return ProblemResponse(problem(405, "method_not_allowed", detail), {"Allow": allowed})
 
 
 def _fault(found: Mapping[str, Any]) -> str:

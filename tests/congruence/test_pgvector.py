@@ -80,7 +80,9 @@ def test_a_filter_means_the_same_in_postgresql(
     assert [row[0] for row in rows] == [parsed.matches(one) for one in kept]
 
 
-@pytest.fixture(params=[("cosine", "half"), ("inner_product", "half"), ("l2", "half"), ("cosine", "single"), ("l2", "single")])
+@pytest.fixture(
+    params=[("cosine", "half"), ("inner_product", "half"), ("l2", "half"), ("cosine", "single"), ("l2", "single")]
+)
 def collection(request: pytest.FixtureRequest, database: Database, name: str) -> Iterator[CollectionState]:
     spec = IndexSpec(dimension=16, metric=request.param[0], precision=request.param[1])
     with made_collection(database, name, spec) as made:
@@ -147,7 +149,9 @@ def test_exact_search_gives_the_oracles_hits(
     gone = data.draw(st.lists(st.sampled_from(ids), unique=True, max_size=4))
     write(database, collection, lambda change: change.delete_documents(gone), TAIL_LIMIT)
     kept = {
-        id_: (prepare(embeddings[int(id_[1:])][None], spec)[0], metadata[int(id_[1:])]) for id_ in ids if id_ not in gone
+        id_: (prepare(embeddings[int(id_[1:])][None], spec)[0], metadata[int(id_[1:])])
+        for id_ in ids
+        if id_ not in gone
     }
     query = prepare(random_embeddings(1, 16, seed=3), spec)[0]
     parsed = parse(given_filter)

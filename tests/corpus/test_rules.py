@@ -248,9 +248,7 @@ def test_embeddings_lie_in_line_in_a_narrow_table(database: Database, collection
 
 
 @pytest.mark.parametrize(("precision", "dimension"), [("half", 4_000), ("single", 2_000)])
-def test_the_largest_embedding_fits_its_page(
-    database: Database, name: str, precision: str, dimension: int
-) -> None:
+def test_the_largest_embedding_fits_its_page(database: Database, name: str, precision: str, dimension: int) -> None:
     """What the limits of the dimension allow can be written and found again."""
     spec = IndexSpec(dimension=dimension, precision=precision)  # type: ignore[arg-type]
     with made_collection(database, name, spec) as collection:

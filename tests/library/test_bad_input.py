@@ -101,7 +101,7 @@ def test_a_bad_name_is_refused(rag: Ragstone, name: Any) -> None:
 @pytest.mark.parametrize("top_k", [0, -1, 1_000_000, 2.5, "3", True, None])
 def test_a_bad_top_k_is_refused(vectors: Collection, top_k: Any) -> None:
     """Zero and a million alike."""
-    with pytest.raises(InvalidInput, match="top_k: found .*; needed a whole number from 1 to 1000"):
+    with pytest.raises(InvalidInput, match=r"top_k: found .*; needed a whole number from 1 to 1000"):
         vectors.search([1, 2, 3], top_k=top_k)
 
 

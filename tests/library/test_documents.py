@@ -71,7 +71,7 @@ def test_a_long_document_has_numbered_chunks_that_cover_it(texts: Collection) ->
     assert sorted(hit.id for hit in hits) == sorted(f"long#{n}" for n in range(1, info.chunks + 1))
     assert all(LONG.text[hit.start : hit.end] == hit.text for hit in hits)
     spans = sorted((hit.start, hit.end) for hit in hits)
-    assert all(after[0] - before[1] <= 2 for before, after in pairwise(spans))
+    assert all(after[0] - before[1] <= 3 for before, after in pairwise(spans))
     assert texts.get("long") == LONG
 
 
@@ -125,7 +125,7 @@ def test_texts_and_own_embeddings_do_not_mix(texts: Collection, vectors: Collect
         vectors.upsert([LEAVE])
     with pytest.raises(Conflict, match="use upsert_embeddings and search"):
         vectors.retrieve("leave")
-    with pytest.raises(Conflict, match="embedded by a model|is embedded by"):
+    with pytest.raises(Conflict, match="is embedded by"):
         texts.upsert_embeddings(["a"], np.ones((1, texts.info().dimension)), ["a"])
     assert (texts.count(), vectors.count()) == (0, 0)
 

@@ -29,11 +29,11 @@ print("done", flush=True)
 class ServerUser:
     """A child process that attaches to a folder's server and stays until it is told to leave, or killed."""
 
-    def __init__(self, folder: Path, *, prefix: tuple[str, ...] = (), **environment: str) -> None:
+    def __init__(self, folder: Path, *, prefix: tuple[str, ...] = (), python: str = sys.executable) -> None:
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-W", "error", "-c", PROGRAM, os.fspath(folder)],
+            [*prefix, python, "-W", "error", "-c", PROGRAM, os.fspath(folder)],
             cwd=ROOT,
-            env={**os.environ, **environment},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([os.fspath(ROOT), *sys.path])},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -65,7 +65,19 @@ def without_namespaces(folder: Path) -> ServerUser:
 
 
 def as_account(folder: Path, uid: int, gid: int) -> ServerUser:
-    return ServerUser(folder, prefix=(sys.executable, "-I", "-S", launch.__file__, f"{uid}:{gid}", os.fspath(folder)))
+    """Attach as another user, with a Python that this one may run."""
+    prefix = (sys.executable, "-I", "-S", launch.__file__, f"{uid}:{gid}", os.fspath(folder))
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
+        attempt = [
+            *prefix,
+            python,
+            "-c",
+            "from backends.corpus.server import attach; from backends.corpus.binaries import program; program('postgres')",
+        ]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        if subprocess.run(attempt, env=environment, capture_output=True, check=False).returncode == 0:
+            return ServerUser(folder, prefix=prefix, python=python)
+    pytest.skip("other users may not run this Python, or not read its packages")
 
 
 def owner_of(pid: int) -> int:

@@ -38,6 +38,11 @@ WHERE c.name = %(name)s
 -- Names, in order.
 SELECT name FROM ragstone.collection ORDER BY name
 
+-- name: cancel_builders
+-- A build of an index would wait for the drop, and the drop for the build.
+SELECT pg_cancel_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND classid = %(lock)s AND objid = %(collection_id)s AND granted AND pid <> pg_backend_pid()
+
 -- name: drop_tables
 -- First the tables, which waits for writers, then the row: the order in which writers lock them.
 DROP TABLE {chunk}, {embedding}

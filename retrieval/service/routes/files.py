@@ -35,7 +35,9 @@ def upload(here: Here, name: str, files: Uploads) -> Json:
     `{"_id": "leave", "title": "Leave", "text": "...", "metadata": {"year": 2026}}`.
     """
     if here.rag.collection(name).info().embedding_model is None:
-        raise Conflict(f"collection {name!r} holds your own embeddings, and files would need a model: create one for texts")
+        raise Conflict(
+            f"collection {name!r} holds your own embeddings, and files would need a model: create one for texts"
+        )
     _check_names([file.filename or "" for file in files])
     job_id = here.rag.jobs.create(name, _contents(files))
     here.worker.wake()
