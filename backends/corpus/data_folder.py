@@ -68,12 +68,12 @@ def prepared(folder: Path) -> DataFolder:
         data = DataFolder(Path(os.path.realpath(folder.expanduser())))
         is_new = not data.path.exists() or _check_content(data)
         data.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(data.path, os.R_OK | os.W_OK | os.X_OK):
+            raise InvalidSettings("data", f"{data.path} is not writable for this user; {_fix()}")
         if is_new and data.path.stat().st_uid == os.geteuid():
             data.path.chmod(0o700)
     except OSError as error:
         raise unusable(folder, error) from error
-    if not os.access(data.path, os.R_OK | os.W_OK | os.X_OK):
-        raise InvalidSettings("data", f"{data.path} is not writable for this user; {_fix()}")
     return data
 
 

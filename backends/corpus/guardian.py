@@ -1,12 +1,13 @@
 """Stands beside the embedded PostgreSQL: starts it, keeps its log short, and stops it when nobody is left.
 
-    guardian.py LOG USERS_LOCK TRANSITION_LOCK POSTGRES ARGUMENT...
+    guardian.py LOG USERS_LOCK TRANSITION_LOCK SOCKET_FOLDER POSTGRES ARGUMENT...
 
 A program of its own, run without our packages, so that it is small and outlives whoever started it. It is
 PostgreSQL's parent: it cannot signal a stranger who was given an old process id, and it ends when PostgreSQL does.
 """
 
 import _thread
+import contextlib
 import fcntl
 import os
 import signal
@@ -16,14 +17,16 @@ LOG_LIMIT_BYTES = 4 * 1024 * 1024
 LAUNCH_FAILED = 127
 
 
-def main(log: str, users_lock: str, transition_lock: str, command: list[str]) -> None:
-    """Start the command, then stay until it ends."""
+def main(log: str, users_lock: str, transition_lock: str, socket_folder: str, command: list[str]) -> None:
+    """Start the command, then stay until it ends; remove the socket's folder, which PostgreSQL leaves empty."""
     users = os.open(users_lock, os.O_RDWR)
     transition = os.open(transition_lock, os.O_RDWR)
     words, pid = start(command)
     _thread.start_new_thread(stop_when_deserted, (users, transition, pid))
     keep_log(words, log)
     os.waitpid(pid, 0)
+    with contextlib.suppress(OSError):  # there is something in it where PostgreSQL was killed
+        os.rmdir(socket_folder)
     os._exit(0)
 
 
@@ -70,4 +73,4 @@ def keep_log(words: int, path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5:])

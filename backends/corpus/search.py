@@ -1,8 +1,7 @@
 """The statements that answer a search: joined with text and metadata, filtered, scored exactly, ordered."""
 
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from pgvector import HalfVector, Vector
@@ -19,8 +18,7 @@ COLUMNS = "c.document_id, c.ordinal, c.title, c.text, c.metadata, c.start_at, c.
 PUBLIC_ID = """(CASE c.ordinal WHEN 0 THEN c.document_id ELSE c.document_id || '#' || c.ordinal END) COLLATE "C\""""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundChunk:
+class FoundChunk(NamedTuple):
     """A chunk as the corpus returns it. `ordinal` is 0 for a document's only chunk, else counts from 1."""
 
     document_id: str

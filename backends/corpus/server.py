@@ -16,7 +16,7 @@ from backends.corpus.data_folder import DataFolder, prepared, unusable
 from backends.corpus.initialising import USER, initialise
 from backends.corpus.locks import FileLock, Say, is_held, wait_until
 from backends.corpus.postmaster import forget_postmaster, order_stop, read_postmaster, running_postmaster
-from backends.corpus.socket_folder import PORT, SOCKET_NAME, remove_socket_folder
+from backends.corpus.socket_folder import PORT, SOCKET_NAME
 from backends.corpus.starting import reap_guardian, start_guarded
 from backends.errors import CorpusUnavailable
 
@@ -139,12 +139,9 @@ def _start(data: DataFolder, say: Say) -> Path:
 
 
 def _stop(data: DataFolder, say: Say) -> None:
-    server = read_postmaster(data)
     pid = running_postmaster(data)
     if pid is not None:
         data.server.write_text(STOPPING)  # whoever comes after a kill of ours must not join a server that stops
         order_stop(pid)
     wait_until(lambda: not is_held(data.server), f"the PostgreSQL in {data.path} to write its data and stop", say)
     reap_guardian(data)
-    if server is not None:
-        remove_socket_folder(server.socket_folder)

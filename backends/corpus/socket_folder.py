@@ -41,14 +41,6 @@ def make_socket_folder(data: DataFolder, account: Account) -> Path:
     return folder
 
 
-def remove_socket_folder(folder: Path) -> None:
-    """Remove the folder, which PostgreSQL leaves empty; something else in it is left alone."""
-    try:
-        folder.rmdir()
-    except OSError:
-        return
-
-
 def _parent(account: Account) -> Path:
     """Return a temporary folder that leaves room for the socket's name, and that libpq does not take for a list."""
     usual = os.path.realpath(tempfile.gettempdir())

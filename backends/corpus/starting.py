@@ -24,14 +24,15 @@ def start_guarded(data: DataFolder, account: Account, server_lock: int) -> None:
 
     Both inherit `server_lock`. Does not wait until PostgreSQL can be used.
     """
-    settings = _settings(make_socket_folder(data, account)).items()
-    options = [word for name, value in settings for word in ("-c", f"{name}={value}")]
+    socket_folder = make_socket_folder(data, account)
+    options = [word for name, value in _settings(socket_folder).items() for word in ("-c", f"{name}={value}")]
     postgres = account.command(data, program("postgres"), "-D", data.postgres, *options)
+    places = [os.fspath(path) for path in (data.log, data.users, data.transition, socket_folder)]
     complaints = os.open(data.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     try:
         give_to_owner_of(data.path, complaints)
         process = subprocess.Popen(  # noqa: S603  # ours
-            [sys.executable, "-I", "-S", guardian.__file__, data.log, data.users, data.transition, *postgres],
+            [sys.executable, "-I", "-S", guardian.__file__, *places, *postgres],
             env=environment(),
             cwd="/",
             stdin=subprocess.DEVNULL,

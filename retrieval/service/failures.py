@@ -86,7 +86,7 @@ def problem_of(error: Exception) -> dict[str, Any]:
 def respond(error: errors.RagstoneError) -> ProblemResponse:
     """Return the response to an error that we raised on purpose."""
     document = problem_of(error)
-    if document["status"] >= 500:
+    if document["status"] in (500, 503):
         log.warning("%s: %s", error.code, error)
     return ProblemResponse(document, _retry_after(error))
 

@@ -82,7 +82,7 @@ def test_nothing_was_changed_by_bad_input(small: Ragstone) -> None:
         (b'{"_id": "x", "text": "zero \\u0000 byte"}', "NUL"),
         (b'{"_id": "x", "text": "gr\xf6\xdfe"}', "UTF-8"),
         (b'{"_id": "x"}', "text"),
-        (b'{"_id": "x", "text": "fine", "metadata": {"deep": {"er": 1}}}', "metadata"),
+        (b'{"_id": "x", "text": "fine", "metadata": [1]}', "metadata"),
         (b"not json", "JSON"),
     ],
 )

@@ -49,14 +49,25 @@ def client(url: str) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def name(client: httpx.Client) -> str:
-    """An empty collection for texts."""
-    name = f"c{uuid.uuid4().hex}"
-    client.post("/v1/collections", json={"name": name}).raise_for_status()
+    """An empty collection for texts, of this test's own."""
+    return _created(client)
+
+
+@pytest.fixture(scope="session")
+def empty(client: httpx.Client) -> str:
+    """An empty collection for texts, which stays empty."""
+    return _created(client)
+
+
+@pytest.fixture(scope="session")
+def handbook(client: httpx.Client) -> str:
+    """A collection with two documents, which stay as they are."""
+    name = _created(client)
+    client.post(f"/v1/collections/{name}/documents", json={"documents": [LEAVE, TRAVEL]}).raise_for_status()
     return name
 
 
-@pytest.fixture
-def handbook(client: httpx.Client, name: str) -> str:
-    """A collection with two documents."""
-    client.post(f"/v1/collections/{name}/documents", json={"documents": [LEAVE, TRAVEL]}).raise_for_status()
+def _created(client: httpx.Client) -> str:
+    name = f"c{uuid.uuid4().hex}"
+    client.post("/v1/collections", json={"name": name}).raise_for_status()
     return name

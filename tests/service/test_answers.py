@@ -88,8 +88,8 @@ class _Scripted(Generator):
             self.go_on.wait(20)
             if self.fail:
                 raise GeneratorUnavailable("the model server went away")
-            for _ in range(1_000):
-                yield "word " * 1_000
+            for _ in range(100):
+                yield "word " * 10_000  # more than the sockets' buffers hold
             yield Usage(prompt_tokens=3, completion_tokens=1_001)
         finally:
             self.closed.set()

@@ -42,12 +42,12 @@ def test_filters(client: httpx.Client, handbook: str, filter_: dict[str, Any], f
 @pytest.mark.parametrize(
     ("document", "field", "code"),
     [
-        ({"id": "a", "text": ""}, "documents[1].text", "invalid_input"),
+        ({"id": "a", "text": ""}, "documents[1].text", "invalid_document"),
         ({"id": "a", "text": "  \n"}, "documents[1].text", "invalid_document"),
         ({"id": "a", "text": "nul \x00"}, "documents[1].text", "invalid_document"),
         ({"id": "a", "text": 5}, "documents[1].text", "invalid_input"),
         ({"id": "a"}, "documents[1].text", "invalid_input"),
-        ({"id": "", "text": "b"}, "documents[1].id", "invalid_input"),
+        ({"id": "", "text": "b"}, "documents[1].id", "invalid_document"),
         ({"id": "é" * 600, "text": "b"}, "documents[1].id", "invalid_document"),
         ({"id": "a", "text": "b", "body": "c"}, "documents[1].body", "invalid_input"),
         ({"id": "a", "text": "b", "metadata": []}, "documents[1].metadata", "invalid_input"),
@@ -56,11 +56,11 @@ def test_filters(client: httpx.Client, handbook: str, filter_: dict[str, Any], f
         ({"id": "leave", "text": "b"}, "documents[1].id", "duplicate_id"),
     ],
 )
-def test_documents(client: httpx.Client, name: str, document: dict[str, Any], field: str, code: str) -> None:
+def test_documents(client: httpx.Client, empty: str, document: dict[str, Any], field: str, code: str) -> None:
     """One bad document refuses its whole batch, and is named by its position."""
-    found = client.post(f"/v1/collections/{name}/documents", json={"documents": [LEAVE, document]})
+    found = client.post(f"/v1/collections/{empty}/documents", json={"documents": [LEAVE, document]})
     assert problem(found, 422, code)["field"] == field
-    assert client.get(f"/v1/collections/{name}").json()["documents"] == 0
+    assert client.get(f"/v1/collections/{empty}").json()["documents"] == 0
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_documents(client: httpx.Client, name: str, document: dict[str, Any], fi
         ([1, 2, 1e999], "invalid_input"),
         ([1, 2, "3"], "invalid_input"),
         ([1, 2, 10**400], "invalid_input"),
-        ([], "invalid_input"),
+        ([], "invalid_embedding"),
         ([[1, 2, 3]], "invalid_input"),
     ],
 )
@@ -87,7 +87,7 @@ def test_embeddings(client: httpx.Client, embedding: list[Any], code: str) -> No
 def test_names(client: httpx.Client, name: str) -> None:
     """A name that could not stand in a path, or is no name, is refused when it is created."""
     found = client.post("/v1/collections", json={"name": name})
-    assert problem(found, 422, "invalid_input")["field"] == "name"
+    assert problem(found, 422, "invalid_name")["field"] == "name"
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_paths(client: httpx.Client, path: str, status: int, code: str) -> None:
     problem(client.get(path), status, code)
 
 
-def test_document_path_with_nul(client: httpx.Client, name: str) -> None:
+def test_document_path_with_nul(client: httpx.Client, empty: str) -> None:
     """An id that the corpus cannot keep is refused in a path, too."""
     for method in ("GET", "DELETE"):
-        problem(client.request(method, f"/v1/collections/{name}/documents/a%00b"), 422, "invalid_document")
+        problem(client.request(method, f"/v1/collections/{empty}/documents/a%00b"), 422, "invalid_document")
 
 
 def test_method(client: httpx.Client) -> None:

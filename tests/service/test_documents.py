@@ -66,18 +66,19 @@ def test_pages(client: httpx.Client, name: str) -> None:
         ({"offset": 3}, "offset"),
     ],
 )
-def test_pages_refuse(client: httpx.Client, name: str, query: dict[str, str], field: str) -> None:
+def test_pages_refuse(client: httpx.Client, handbook: str, query: dict[str, str], field: str) -> None:
     """A page that cannot be is refused, and so is a parameter that there is not."""
-    found = client.get(f"/v1/collections/{name}/documents", params=query)
+    found = client.get(f"/v1/collections/{handbook}/documents", params=query)
     assert problem(found, 422, "invalid_input")["field"] == field
 
 
-def test_delete_many(client: httpx.Client, handbook: str) -> None:
+def test_delete_many(client: httpx.Client, name: str) -> None:
     """Documents are deleted by id, those that are missing passed over, and by filter."""
-    path = f"/v1/collections/{handbook}/documents/delete"
+    client.post(f"/v1/collections/{name}/documents", json={"documents": [LEAVE, TRAVEL]}).raise_for_status()
+    path = f"/v1/collections/{name}/documents/delete"
     assert client.post(path, json={"ids": ["leave", "nowhere"]}).json() == {"deleted": 1}
     assert client.post(path, json={"filter": {"year": {"$lt": 2025}}}).json() == {"deleted": 1}
-    assert client.get(f"/v1/collections/{handbook}").json()["documents"] == 0
+    assert client.get(f"/v1/collections/{name}").json()["documents"] == 0
 
 
 @pytest.mark.parametrize(

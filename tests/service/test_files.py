@@ -96,10 +96,10 @@ def test_uploads_are_deleted(client: httpx.Client, name: str, rag: retrieval.Rag
         ([], "invalid_input", "files"),
     ],
 )
-def test_names(client: httpx.Client, name: str, names: list[str], code: str, field: str) -> None:
+def test_names(client: httpx.Client, empty: str, names: list[str], code: str, field: str) -> None:
     """A file name is a document's id: it is needed, once, and not endless."""
     files: Files = [("files", (one, b"text")) for one in names] or [("other", ("a.txt", b"text"))]
-    found = client.post(f"/v1/collections/{name}/files", files=files)
+    found = client.post(f"/v1/collections/{empty}/files", files=files)
     assert problem(found, 422, code)["field"] == field
 
 
@@ -112,10 +112,10 @@ def test_names(client: httpx.Client, name: str, names: list[str], code: str, fie
     ],
 )
 def test_not_multipart(
-    client: httpx.Client, name: str, content: bytes, headers: dict[str, str], status: int, code: str
+    client: httpx.Client, empty: str, content: bytes, headers: dict[str, str], status: int, code: str
 ) -> None:
     """What is no upload is refused."""
-    problem(client.post(f"/v1/collections/{name}/files", content=content, headers=headers), status, code)
+    problem(client.post(f"/v1/collections/{empty}/files", content=content, headers=headers), status, code)
 
 
 def test_unknown_collection(client: httpx.Client) -> None:

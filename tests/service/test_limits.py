@@ -22,7 +22,7 @@ def _in_pieces(data: bytes) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("route", ["retrieve", "documents", "files"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_over_the_limit(client: httpx.Client, name: str, route: str, chunked: bool) -> None:
+def test_over_the_limit(client: httpx.Client, empty: str, route: str, chunked: bool) -> None:
     """A body over the limit is refused, whether it says its length or comes in chunks, as JSON or as a file."""
     data, headers = OVER, JSON
     if route == "files":
@@ -31,7 +31,7 @@ def test_over_the_limit(client: httpx.Client, name: str, route: str, chunked: bo
         )
         headers = {"content-type": "multipart/form-data; boundary=b"}
     content = _in_pieces(data) if chunked else data
-    found = client.post(f"/v1/collections/{name}/{route}", content=content, headers=headers)
+    found = client.post(f"/v1/collections/{empty}/{route}", content=content, headers=headers)
     assert str(MAX_BODY_BYTES) in problem(found, 413, "too_large")["detail"]
 
 

@@ -72,7 +72,7 @@ def as_account(folder: Path, uid: int, gid: int) -> ServerUser:
             *prefix,
             python,
             "-c",
-            "from backends.corpus.server import attach; from backends.corpus.binaries import program; program('postgres')",
+            "from backends.corpus import binaries, server; binaries.program('postgres')",
         ]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         if subprocess.run(attempt, env=environment, capture_output=True, check=False).returncode == 0:

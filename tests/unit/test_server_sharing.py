@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from backends.corpus.data_folder import DataFolder
 from backends.corpus.postmaster import running_postmaster
@@ -134,9 +135,10 @@ def test_a_killed_user_does_not_keep_the_server_running(folder: Path) -> None:
 def test_an_orphaned_server_stops_by_itself(folder: Path) -> None:
     """When its only user is killed, the server is stopped without anybody coming, and its data is whole."""
     killed = ServerUser(folder)
-    killed.url()
+    sockets = conninfo_to_dict(killed.url())["host"]
     killed.kill()
     assert eventually(lambda: not is_running(folder))
+    assert not Path(str(sockets)).exists()
     with using(folder) as url:
         assert answers(url)
 

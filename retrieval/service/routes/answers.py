@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 from retrieval.documents import AnswerEvent, Event, HitsEvent, TextEvent
 from retrieval.service.metrics import Metrics
 from retrieval.service.schemas.answers import ANSWER_EXAMPLE, AnswerResult, GenerateBody, answer_json
+from retrieval.service.schemas.base import NameInPath
 from retrieval.service.schemas.problems import answers_with
 from retrieval.service.schemas.search import hit_json
 from retrieval.service.service import Here
@@ -38,7 +39,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
     response_model=AnswerResult,
     responses=_STREAM | answers_with(400, 404, 409, 413, 415, 422, 429, 503),
 )
-def generate(here: Here, name: str, body: GenerateBody) -> Response:
+def generate(here: Here, name: NameInPath, body: GenerateBody) -> Response:
     """Answer a question from the documents, with numbered citations that point at their places in the sources.
 
     With `stream`, server-sent events: first `hits` (`{"results": [...]}`), then any number of `text`

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from backends.errors import CollectionNotFound
 from retrieval.collection import CollectionInfo
 from retrieval.library import Ragstone
+from retrieval.service.schemas.base import NameInPath
 from retrieval.service.schemas.collections import CollectionList, CollectionResult, NewCollection, collection_json
 from retrieval.service.schemas.problems import answers_with
 from retrieval.service.service import Here
@@ -44,13 +45,13 @@ def list_all(here: Here) -> Json:
 @router.get(
     "/{name}", summary="Look at a collection", response_model=CollectionResult, responses=answers_with(404, 422, 503)
 )
-def show(here: Here, name: str) -> Json:
+def show(here: Here, name: NameInPath) -> Json:
     """Return how a collection stands: its size, its model, what serves it."""
     return Json(collection_json(here.rag.collection(name).info()))
 
 
 @router.delete("/{name}", summary="Delete a collection", status_code=204, responses=answers_with(404, 422, 503))
-def delete(here: Here, name: str) -> None:
+def delete(here: Here, name: NameInPath) -> None:
     """Delete a collection and everything in it. There is no way back."""
     here.rag.delete_collection(name)
 

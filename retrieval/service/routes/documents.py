@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from backends.errors import DocumentNotFound, InvalidInput
 from retrieval.checking import shown
 from retrieval.documents import Document
+from retrieval.service.schemas.base import DocumentIdInPath, NameInPath
 from retrieval.service.schemas.documents import (
     DeleteBody,
     DeleteResult,
@@ -38,7 +39,7 @@ router = APIRouter(prefix="/v1/collections/{name}/documents", tags=["documents"]
     response_model=UpsertResult,
     responses=answers_with(400, 404, 409, 413, 415, 422, 429, 503),
 )
-def upsert(here: Here, name: str, body: UpsertBody) -> Json:
+def upsert(here: Here, name: NameInPath, body: UpsertBody) -> Json:
     """Write documents, replacing those of the same ids: all of them or none.
 
     They are found by the next search. What is unchanged is not embedded again, so that repeating a request is safe
@@ -54,7 +55,7 @@ def upsert(here: Here, name: str, body: UpsertBody) -> Json:
 @router.get(
     "", summary="Page through the documents", response_model=DocumentPage, responses=answers_with(404, 422, 503)
 )
-def page(here: Here, name: str, query: Annotated[PageQuery, Query()]) -> Json:
+def page(here: Here, name: NameInPath, query: Annotated[PageQuery, Query()]) -> Json:
     """Return documents in bytewise order of their ids, a page at a time."""
     after = None if query.cursor is None else _decoded(query.cursor)
     documents = here.rag.collection(name).documents(query.limit, after)
@@ -73,7 +74,7 @@ def page(here: Here, name: str, query: Annotated[PageQuery, Query()]) -> Json:
     response_model=DeleteResult,
     responses=answers_with(400, 404, 413, 415, 422, 429, 503),
 )
-def delete_many(here: Here, name: str, body: DeleteBody) -> Json:
+def delete_many(here: Here, name: NameInPath, body: DeleteBody) -> Json:
     """Delete the documents of these `ids`, or all that match `filter`. An empty filter is refused."""
     return Json({"deleted": here.rag.collection(name).delete(ids=body.ids, filter=body.filter)})
 
@@ -84,7 +85,7 @@ def delete_many(here: Here, name: str, body: DeleteBody) -> Json:
     response_model=DocumentResult,
     responses=answers_with(404, 422, 503),
 )
-def get(here: Here, name: str, document_id: str) -> Json:
+def get(here: Here, name: NameInPath, document_id: DocumentIdInPath) -> Json:
     """Return a document as it was given. Its id may have slashes."""
     document = here.rag.collection(name).get(document_id)
     if document is None:
@@ -95,7 +96,7 @@ def get(here: Here, name: str, document_id: str) -> Json:
 @router.delete(
     "/{document_id:path}", summary="Delete a document", status_code=204, responses=answers_with(404, 422, 429, 503)
 )
-def delete(here: Here, name: str, document_id: str) -> None:
+def delete(here: Here, name: NameInPath, document_id: DocumentIdInPath) -> None:
     """Delete a document. No search that begins after the answer finds it."""
     if not here.rag.collection(name).delete(ids=[document_id]):
         raise _unknown(name, document_id)

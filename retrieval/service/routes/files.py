@@ -8,6 +8,7 @@ from fastapi import APIRouter, File, UploadFile
 from backends.errors import Conflict, DuplicateId, InvalidInput
 from backends.filters import check_text
 from retrieval.checking import MAX_ID_BYTES, shown
+from retrieval.service.schemas.base import JobIdInPath, NameInPath
 from retrieval.service.schemas.jobs import JobResult, UploadResult, job_json
 from retrieval.service.schemas.problems import answers_with
 from retrieval.service.service import Here
@@ -27,7 +28,7 @@ Uploads = Annotated[
     response_model=UploadResult,
     responses=answers_with(400, 404, 409, 413, 415, 422, 503),
 )
-def upload(here: Here, name: str, files: Uploads) -> Json:
+def upload(here: Here, name: NameInPath, files: Uploads) -> Json:
     """Take files in, and answer before they are ingested; `GET /v1/jobs/{job_id}` says how far that has come.
 
     Once answered, the files are ingested whatever happens to the service, and then deleted. A file makes one
@@ -45,7 +46,7 @@ def upload(here: Here, name: str, files: Uploads) -> Json:
 
 
 @router.get("/jobs/{job_id}", summary="Look at a job", response_model=JobResult, responses=answers_with(404, 422, 503))
-def job(here: Here, job_id: str) -> Json:
+def job(here: Here, job_id: JobIdInPath) -> Json:
     """Return how far the ingest of an upload has come, file by file. It can be asked for a week."""
     return Json(job_json(here.rag.jobs.get(job_id)))
 

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from retrieval.service.schemas.base import NameInPath
 from retrieval.service.schemas.problems import answers_with
 from retrieval.service.schemas.search import RetrieveBody, SearchBody, SearchResult, retrieval_json
 from retrieval.service.service import Here
@@ -16,7 +17,7 @@ router = APIRouter(prefix="/v1/collections/{name}", tags=["retrieve"], route_cla
     response_model=SearchResult,
     responses=answers_with(400, 404, 409, 413, 415, 422, 429, 501, 503),
 )
-def retrieve(here: Here, name: str, body: RetrieveBody) -> Json:
+def retrieve(here: Here, name: NameInPath, body: RetrieveBody) -> Json:
     """Return the passages nearest in meaning to a text, best first, with scores, metadata and their places."""
     found = here.rag.collection(name).retrieve_with_timings(body.query, body.top_k, body.filter, body.mode)
     here.metrics.stages(found.timings_ms)
@@ -29,7 +30,7 @@ def retrieve(here: Here, name: str, body: RetrieveBody) -> Json:
     response_model=SearchResult,
     responses=answers_with(400, 404, 413, 415, 422, 503),
 )
-def search(here: Here, name: str, body: SearchBody) -> Json:
+def search(here: Here, name: NameInPath, body: SearchBody) -> Json:
     """Return the passages whose embeddings are nearest to this one, best first."""
     found = here.rag.collection(name).search_with_timings(body.embedding, body.top_k, body.filter, body.exact)
     here.metrics.stages(found.timings_ms)

@@ -6,8 +6,8 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from retrieval.documents import Answer, Citation, Usage
-from retrieval.service.schemas.base import Body, Filter, Result
-from retrieval.service.schemas.search import HIT_EXAMPLE, TOP_K, HitResult, hit_json
+from retrieval.service.schemas.base import Body, Filter, MaxTokens, Question, Result, TopK
+from retrieval.service.schemas.search import HIT_EXAMPLE, HitResult, hit_json
 
 CITATION_EXAMPLE: JsonDict = {
     "number": 1,
@@ -34,11 +34,11 @@ class GenerateBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"query": "how much leave do I get?"}]})
 
-    query: str = Field(description="The question.", examples=["how much leave do I get?"], min_length=1)
-    top_k: int = Field(5, description=TOP_K, ge=1)
+    query: Question
+    top_k: TopK = 5
     filter: Filter = None
     stream: bool = Field(False, description="Send the answer as it comes, as server-sent events.")
-    max_tokens: int | None = Field(None, description="The longest answer, in tokens of the model.", ge=1)
+    max_tokens: MaxTokens = None
 
 
 class CitationResult(Result):

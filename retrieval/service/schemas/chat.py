@@ -6,8 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from retrieval.documents import Usage
 from retrieval.service.schemas.answers import CITATION_EXAMPLE, CitationResult
-from retrieval.service.schemas.base import Filter, Result
-from retrieval.service.schemas.search import TOP_K
+from retrieval.service.schemas.base import Filter, MaxTokens, Result, TopK
 
 _ID = "chatcmpl-3f0c5b1d2a"
 
@@ -39,7 +38,10 @@ class StreamOptions(_Lenient):
 
 
 class ChatBody(_Lenient):
-    """A conversation. The last message of the user is the question; what came before it is not read."""
+    """A conversation. The last message of the user is the question; what came before it is not read.
+
+    `top_k` and `filter` are not OpenAI's: its clients send them as extra fields.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -51,10 +53,10 @@ class ChatBody(_Lenient):
     messages: list[ChatMessage] = Field(description="The conversation so far.", min_length=1)
     stream: bool | None = Field(None, description="Send the answer as it comes.")
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, description="The longest answer.", ge=1)
-    max_completion_tokens: int | None = Field(None, description="The same, by its newer name.", ge=1)
+    max_tokens: MaxTokens = None
+    max_completion_tokens: MaxTokens = None
     n: Literal[1] | None = Field(None, description="One answer is all there is.")
-    top_k: int = Field(5, description=f"Not OpenAI's. {TOP_K}", ge=1)
+    top_k: TopK = 5
     filter: Filter = None
 
 

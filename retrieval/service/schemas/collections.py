@@ -35,7 +35,12 @@ class NewCollection(Body):
         description="The model that embeds the texts: the service's own, which is also taken where none is named.",
         examples=["all-MiniLM-L6-v2"],
     )
-    dimension: int | None = Field(None, description="The length of your own embeddings.", examples=[784], ge=1, le=4000)
+    dimension: int | None = Field(
+        None,
+        description="The length of your own embeddings: up to 4,000 in half precision, 2,000 in single.",
+        examples=[784],
+        json_schema_extra={"minimum": 1, "maximum": 4_000},
+    )
     metric: Literal["cosine", "inner_product", "l2"] = Field(
         "cosine", description="How two embeddings are compared. A `score` is higher for nearer with each of them."
     )

@@ -5,6 +5,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from retrieval.checking import MAX_TITLE_CHARACTERS
+from retrieval.collection import MAX_PAGE
 from retrieval.documents import Document
 from retrieval.service.schemas.base import FILTER_EXAMPLE, METADATA_EXAMPLE, Body, Filter, Metadata, Result
 
@@ -20,15 +22,20 @@ class DocumentBody(Body):
     """A document to upsert."""
 
     id: str = Field(
-        description="Yours; up to 1,024 bytes. A document of the same id is replaced.", examples=["leave"], min_length=1
+        description="Yours; up to 1,024 bytes. A document of the same id is replaced.",
+        examples=["leave"],
+        json_schema_extra={"minLength": 1},
     )
     title: str = Field(
-        "", description="Embedded with each passage, and shown with hits.", examples=["Leave"], max_length=10_000
+        "",
+        description="Embedded with each passage, and shown with hits.",
+        examples=["Leave"],
+        json_schema_extra={"maxLength": MAX_TITLE_CHARACTERS},
     )
     text: str = Field(
         description="What is searched. Cut into passages along its headings, paragraphs and sentences.",
         examples=["Everyone has 30 days of leave a year."],
-        min_length=1,
+        json_schema_extra={"minLength": 1},
     )
     metadata: Metadata = Field(default_factory=dict)
 
@@ -76,7 +83,9 @@ class PageQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: int = Field(100, description="The most documents to return.", ge=1, le=1_000)
+    limit: int = Field(
+        100, description="The most documents to return.", json_schema_extra={"minimum": 1, "maximum": MAX_PAGE}
+    )
     cursor: str | None = Field(None, description="`next_cursor` of the page before.")
 
 

@@ -7,11 +7,10 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from backends.corpus.jobs import Job, JobFile
-from retrieval.service.schemas.base import CollectionName, Result
+from retrieval.service.schemas.base import JOB_ID_EXAMPLE, CollectionName, Result
 
-_ID = "0b6f0a3e-3d0c-4f37-9d5f-9f6a4f2f6a51"
 _EXAMPLE: JsonDict = {
-    "id": _ID,
+    "id": JOB_ID_EXAMPLE,
     "collection": "handbook",
     "state": "done",
     "files_done": 2,
@@ -50,7 +49,7 @@ _EXAMPLE: JsonDict = {
 class UploadResult(Result):
     """The files are kept and will be ingested, whatever happens to the service."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"job_id": _ID}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"job_id": JOB_ID_EXAMPLE}]})
 
     job_id: str = Field(description="Ask `GET /v1/jobs/{job_id}` how it stands.")
 

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from retrieval.documents import Hit, Retrieval
-from retrieval.service.schemas.base import METADATA_EXAMPLE, Body, Filter, Metadata, Result
+from retrieval.service.schemas.base import METADATA_EXAMPLE, Body, Filter, Metadata, Question, Result, TopK
 
 HIT_EXAMPLE: JsonDict = {
     "id": "leave",
@@ -19,7 +19,6 @@ HIT_EXAMPLE: JsonDict = {
     "end": 37,
 }
 TIMINGS_EXAMPLE: JsonDict = {"embed": 8.412, "search": 1.207}
-TOP_K = "The most passages to return: at least 1, at most what the service allows (1,000 unless set otherwise)."
 
 
 class RetrieveBody(Body):
@@ -29,8 +28,8 @@ class RetrieveBody(Body):
         json_schema_extra={"examples": [{"query": "how much leave do I get?", "top_k": 5, "filter": {"year": 2026}}]}
     )
 
-    query: str = Field(description="What to look for.", examples=["how much leave do I get?"], min_length=1)
-    top_k: int = Field(10, description=TOP_K, ge=1)
+    query: Question
+    top_k: TopK = 10
     filter: Filter = None
     mode: Literal["dense", "keyword", "hybrid"] = Field(
         "dense", description="`dense` compares embeddings. `keyword` and `hybrid` are not built yet."
@@ -42,8 +41,10 @@ class SearchBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"embedding": [0.12, -0.5, 0.33], "top_k": 10}]})
 
-    embedding: list[float] = Field(description="As long as the collection's dimension.", min_length=1)
-    top_k: int = Field(10, description=TOP_K, ge=1)
+    embedding: list[float] = Field(
+        description="As long as the collection's dimension.", json_schema_extra={"minItems": 1}
+    )
+    top_k: TopK = 10
     filter: Filter = None
     exact: bool = Field(False, description="Compare with every embedding instead of asking the index.")
 
