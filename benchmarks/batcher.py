@@ -27,6 +27,7 @@ import numpy as np
 
 from retrieval.embedding.base import Embedder, Embeddings, Kind, Prepared, TokenSpans
 from retrieval.embedding.batching import Batcher
+from retrieval.embedding.environment import prepare_environment
 
 CALLERS = 32
 BATCH_TOKENS = 8_192
@@ -95,7 +96,7 @@ class Contest:
     """Our batcher and sentence-transformers with the same weights on the same device."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        prepare_environment()
         from sentence_transformers import SentenceTransformer
 
         from retrieval.embedding.local import default_folder, open_local
@@ -181,15 +182,14 @@ class Contest:
             batcher.close()
 
     def _encode_queries(self) -> dict[str, float]:
-        times_s = [_timed(lambda query=query: self.encode(query)) for query in self.texts.queries(self._queries)]
+        times_s = _times_s(self.encode, self.texts.queries(self._queries))
         return {
             "encode_queries_per_s": len(times_s) / sum(times_s),
             "encode_p50_ms": statistics.median(times_s) * 1e3,
         }
 
     def _single_caller(self, batcher: Batcher) -> dict[str, float]:
-        queries = self.texts.queries(self._queries)
-        times_s = [_timed(lambda query=query: batcher.embed([query], "query")) for query in queries]
+        times_s = _times_s(lambda query: batcher.embed([query], "query"), self.texts.queries(self._queries))
         return {"single_p50_ms": statistics.median(times_s) * 1e3}
 
     def _concurrent_callers(self, batcher: Batcher) -> dict[str, float]:
@@ -211,10 +211,8 @@ class Contest:
         """One query at a time while two callers ingest: its whole time, in median passes of that ingest."""
         self.embedder.passes.clear()
         with self._ingest(batcher):
-            times_s = []
-            for query in self.texts.queries(max(self._queries // 2, 20)):
-                time.sleep(random.uniform(0, 0.05))  # noqa: S311  # so that it comes at any moment of a pass
-                times_s.append(_timed(lambda query=query: batcher.embed([query], "query")))
+            queries = self.texts.queries(max(self._queries // 2, 20))
+            times_s = _times_s(lambda query: batcher.embed([query], "query"), queries, longest_pause_s=0.1)
         pass_s = statistics.median(end - start for start, end, texts in self.embedder.passes if texts[0].tokens >= 100)
         waits = np.array(times_s) / pass_s
         return {
@@ -261,6 +259,17 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def _times_s(call: Callable[[str], object], texts: list[str], longest_pause_s: float = 0) -> list[float]:
+    """Time the call with each text, after a pause of random length, so that it comes at any moment of a pass."""
+    times_s = []
+    for text in texts:
+        time.sleep(random.uniform(0, longest_pause_s))  # noqa: S311  # nothing secret
+        started = time.perf_counter()
+        call(text)
+        times_s.append(time.perf_counter() - started)
+    return times_s
+
+
 def _machine(contest: Contest) -> Result:
     import torch
 
@@ -280,11 +289,10 @@ def _machine(contest: Contest) -> Result:
 
 def _cpu() -> str:
     """Name the processor; its family and model stand for a name that a virtual machine hides."""
-    lines = dict(
-        (part.strip() for part in line.split(":", 1))
-        for line in Path("/proc/cpuinfo").read_text("utf-8").split("\n\n")[0].splitlines()
-    )
-    return f"{lines['model name']} (family {lines['cpu family']}, model {lines['model']})"
+    first = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    about = {name.strip(): value.strip() for name, _, value in pairs}
+    return f"{about['model name']} (family {about['cpu family']}, model {about['model']})"
 
 
 def _arguments() -> argparse.Namespace:

@@ -49,7 +49,7 @@ def how_far(report: IngestReport, total: int, elapsed_s: float) -> str:
     """Return in one line how far an ingest is: documents, chunks, their rate and the time left."""
     chunks = report.chunks + report.embedding
     rate = chunks / elapsed_s if elapsed_s else 0.0
-    line = f"{report.documents:,} of {total:,} documents, {chunks:,} chunks, {rate:,.0f} chunks/s"
+    line = f"{report.documents:,} of {total:,} documents kept, {chunks:,} chunks embedded, {rate:,.0f} chunks/s"
     share = _share(report, total)
     if 0 < share < 1:
         line += f", {duration(elapsed_s * (1 - share) / share)} left"

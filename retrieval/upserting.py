@@ -16,7 +16,7 @@ from backends.errors import WriteConflict
 from backends.filters import check_metadata
 from backends.types import Embeddings
 from backends.vectors import prepare
-from retrieval.chunking import Chunker, passage_text
+from retrieval.chunking import Chunker
 from retrieval.documents import Chunk, Document, UpsertResult
 
 HASH_BYTES = 16
@@ -85,7 +85,7 @@ class Upsert:
     def _embed_all(self, documents: list[Document], hashes: dict[str, bytes]) -> None:
         todo = [document for document in documents if hashes[document.id] not in self._embedded]
         chunked = [(document, self.chunker.chunk(document)) for document in todo]
-        passages = [passage_text(document.title, chunk.text) for document, chunks in chunked for chunk in chunks]
+        passages = [self.chunker.passage(document.title, chunk.text) for document, chunks in chunked for chunk in chunks]
         embeddings = self._embed_passages(passages)
         position = 0
         for document, chunks in chunked:

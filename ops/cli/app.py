@@ -29,6 +29,7 @@ app = typer.Typer(
     epilog=EXITS,
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -58,6 +59,13 @@ def run(args: Sequence[str]) -> int:
     return status if isinstance(status, int) else FINE
 
 
+def show_version(wanted: bool) -> None:
+    """Print the version and end, where that was asked for."""
+    if wanted:
+        Output().results.print(f"ragstone {version('ragstone')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     context: typer.Context,
@@ -74,15 +82,14 @@ def options(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Log what is done, and show where errors come from.")
     ] = False,
-    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=show_version, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     state = session(context)
     state.data = data
     state.verbose = state.verbose or verbose
     _log(logging.INFO if state.verbose else logging.ERROR)
-    if show_version:
-        Output().results.print(f"ragstone {version('ragstone')}")
-        raise typer.Exit
 
 
 app.command()(demo)

@@ -100,7 +100,8 @@ def delete(
     with session(context).open(output) as rag:
         documents = rag.collection(collection).count()
         if not yes and not _agreed(collection, documents):
-            output.note("Nothing was deleted.")
+            kept = {"deleted": None, "documents": documents}
+            output.result(kept, lambda console: console.print("Nothing was deleted."))
             raise typer.Exit(FINDING)
         rag.delete_collection(collection)
     output.result(

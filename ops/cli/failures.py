@@ -38,7 +38,8 @@ def report(error: Exception, args: Sequence[str], *, verbose: bool) -> int:
     if verbose:
         output.note("".join(traceback.format_exception(error)).rstrip())
     message = _message(error, args)
-    output.note(f"ragstone: {printable(message)}")
+    if message:  # else the help that was printed says it
+        output.note(f"ragstone: {printable(message)}")
     if output.as_json:
         output.result({"error": _problem(error, message)})
     return exit_status(error)
@@ -52,21 +53,22 @@ def asks_for_json(args: Sequence[str]) -> bool:
 
 def _message(error: Exception, args: Sequence[str]) -> str:
     if isinstance(error, typer.TyperException):
-        return " ".join(error.format_message().split()) + _hint(error, args)
+        return _usage(error, args)
     if isinstance(error, RagstoneError):
         return str(error)
     return f"unexpected {type(error).__name__}: {error} (a fault of Ragstone's: see it with RAGSTONE_DEBUG=1)"
 
 
-def _hint(error: typer.TyperException, args: Sequence[str]) -> str:
-    """What would have been right. Global options stand before the command, which people forget."""
-    misplaced = getattr(error, "option_name", None)
-    if misplaced in ("--data", "--verbose"):
-        return f" {misplaced} stands before the command: ragstone {misplaced} ... {_first_word(args)} ..."
-    if misplaced == "--json":
-        return " --json stands after the command, with those that print a result."
+def _usage(error: typer.TyperException, args: Sequence[str]) -> str:
+    """What is wrong with the command line, and what would be right."""
+    option = getattr(error, "option_name", None)
+    if option in ("--data", "--verbose"):
+        return f"{option} stands before the command: ragstone {option} ... {_first_word(args)} ..."
+    if option == "--json":
+        return "--json stands after the command, with those that print a result"
+    message = " ".join(error.format_message().split())
     context = getattr(error, "ctx", None)
-    return f" See: {context.command_path} --help" if context else ""
+    return f"{message} See: {context.command_path} --help" if message and context else message
 
 
 def _first_word(args: Sequence[str]) -> str:

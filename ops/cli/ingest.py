@@ -41,7 +41,11 @@ def ingest(
     files = _files(paths)
     with session(context).open(output, creating=True) as rag:
         opened, created = _open_or_create(rag, collection, output)
-        done = run_ingest(opened, from_files(files), count_documents(files), output)
+        try:
+            done = run_ingest(opened, from_files(files), count_documents(files), output)
+        except KeyboardInterrupt:
+            output.note("What was ingested is kept; the same command goes on from there.")
+            raise
         with output.waiting("Building the vector index ..."):
             opened.wait_until_indexed()
     document = {"collection": collection, "created": created, **_json(done, files.left_out)}

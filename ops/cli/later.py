@@ -7,14 +7,39 @@ import typer
 from backends.errors import NotBuiltYet
 
 PANEL = "Not built yet"
+_MARK = "(not built yet)"
 _ANY_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 _GROUPS = {
-    "move": ("Move a collection to another backend while it serves.", ("plan", "start", "status", "rollback")),
-    "backup": ("Back up, verify and restore.", ("create", "list", "verify", "restore", "prune")),
-    "recall": ("Measure recall on live traffic, and tune it.", ("measure", "tune", "history")),
-    "latency": ("Report latencies.", ("report",)),
-    "cost": ("Report what it costs.", ("report",)),
+    "move": (
+        "Move a collection to another backend while it serves.",
+        {
+            "plan": "Say what a move would take.",
+            "start": "Build the other index and change over.",
+            "status": "Show how far a move is.",
+            "rollback": "Go back to the backend before.",
+        },
+    ),
+    "backup": (
+        "Back up, verify and restore.",
+        {
+            "create": "Back up the corpus or one collection.",
+            "list": "List the backups.",
+            "verify": "Prove that backups can be restored.",
+            "restore": "Restore a collection, into any backend.",
+            "prune": "Delete backups that are no longer needed.",
+        },
+    ),
+    "recall": (
+        "Measure recall against exact search, and tune it.",
+        {
+            "measure": "Measure recall on recorded queries.",
+            "tune": "Find the least effort that keeps a recall.",
+            "history": "Show how recall went.",
+        },
+    ),
+    "latency": ("Report latencies.", {"report": "Show the percentiles of each stage."}),
+    "cost": ("Report what it costs.", {"report": "Show tokens, time and money by collection."}),
 }
 _COMMANDS = {"health": "Check the corpus and the vector indexes."}
 
@@ -22,16 +47,18 @@ _COMMANDS = {"health": "Check the corpus and the vector indexes."}
 def add_to(app: typer.Typer) -> None:
     """Add the commands to come, marked as such in the help."""
     for name, summary in _COMMANDS.items():
-        _add(app, name, f"{summary} (not built yet)", f"ragstone {name}")
+        _add(app, name, summary, f"ragstone {name}")
     for group, (summary, names) in _GROUPS.items():
         commands = typer.Typer(no_args_is_help=True)
-        for name in names:
-            _add(commands, name, "(not built yet)", f"ragstone {group} {name}")
-        app.add_typer(commands, name=group, help=f"{summary} (not built yet)", rich_help_panel=PANEL)
+        for name, does in names.items():
+            _add(commands, name, does, f"ragstone {group} {name}")
+        app.add_typer(commands, name=group, help=f"{summary} {_MARK}", rich_help_panel=PANEL)
 
 
 def _add(app: typer.Typer, name: str, summary: str, spoken: str) -> None:
-    app.command(name, help=summary, rich_help_panel=PANEL, context_settings=_ANY_ARGUMENTS)(_refuse(spoken))
+    app.command(name, help=f"{summary} {_MARK}", rich_help_panel=PANEL, context_settings=_ANY_ARGUMENTS)(
+        _refuse(spoken)
+    )
 
 
 def _refuse(spoken: str) -> Callable[[], None]:

@@ -33,7 +33,9 @@ def serve(
             create_app(rag),
             listener,
             access_log=here.verbose,
-            ready=lambda: output.results.print(f"Ragstone is at {url} (try {url}/docs). Ctrl-C stops it."),
+            ready=lambda: output.results.print(
+                f"Ragstone is at {url} (try {url}/docs). Ctrl-C stops it.", soft_wrap=True
+            ),
         )
     output.note("Stopped.")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from retrieval.embedding.base import Embeddings
+from retrieval.embedding.linear import Linear
 
 Affine = tuple[Tensor, Tensor]
 """Weight and bias."""
@@ -70,10 +71,10 @@ class PackedBert:
         return embeddings
 
     def _run_layer(self, states: Tensor, layer: "_Layer", packing: "_Packing") -> Tensor:
-        attended = self._attend(functional.linear(states.to(self._dtype), *layer.query_key_value), packing)
-        states = self._normalise(states + functional.linear(attended, *layer.attended), layer.attended_norm)
-        widened = functional.gelu(functional.linear(states.to(self._dtype), *layer.widen))
-        return self._normalise(states + functional.linear(widened, *layer.narrow), layer.narrow_norm)
+        attended = self._attend(layer.query_key_value(states.to(self._dtype)), packing)
+        states = self._normalise(states + layer.attended(attended), layer.attended_norm)
+        narrowed = layer.narrow(layer.widen(states.to(self._dtype)))
+        return self._normalise(states + narrowed, layer.narrow_norm)
 
     def _attend(self, query_key_value: Tensor, packing: "_Packing") -> Tensor:
         """Attend within each text: [tokens, 3 x dimension] to [tokens, dimension]."""
@@ -86,19 +87,21 @@ class PackedBert:
         return functional.layer_norm(states, (self.dimension,), norm[0], norm[1], self._shape.layer_norm_eps)
 
     def _layer(self, weights: Mapping[str, Tensor], prefix: str) -> "_Layer":
-        parts = [self._linear_weights(weights, f"{prefix}attention.self.{part}") for part in ("query", "key", "value")]
+        attention = [f"{prefix}attention.self.{part}" for part in ("query", "key", "value")]
         return _Layer(
-            query_key_value=(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])),
-            attended=self._linear_weights(weights, f"{prefix}attention.output.dense"),
+            query_key_value=self._linear(weights, attention),
+            attended=self._linear(weights, [f"{prefix}attention.output.dense"]),
             attended_norm=self._norm_weights(weights, f"{prefix}attention.output.LayerNorm"),
-            widen=self._linear_weights(weights, f"{prefix}intermediate.dense"),
-            narrow=self._linear_weights(weights, f"{prefix}output.dense"),
+            widen=self._linear(weights, [f"{prefix}intermediate.dense"], gelu=True),
+            narrow=self._linear(weights, [f"{prefix}output.dense"]),
             narrow_norm=self._norm_weights(weights, f"{prefix}output.LayerNorm"),
         )
 
-    def _linear_weights(self, weights: Mapping[str, Tensor], name: str) -> Affine:
-        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-        return weight.to(self._device, self._dtype), bias.to(self._device, self._dtype)
+    def _linear(self, weights: Mapping[str, Tensor], names: Sequence[str], *, gelu: bool = False) -> Linear:
+        """Take one product's weights, or several products' as one."""
+        weight = torch.cat([weights[f"{name}.weight"] for name in names])
+        bias = torch.cat([weights[f"{name}.bias"] for name in names])
+        return Linear(weight.to(self._device, self._dtype), bias.to(self._device, self._dtype), gelu=gelu)
 
     def _norm_weights(self, weights: Mapping[str, Tensor], name: str) -> Affine:
         return self._float32(weights[f"{name}.weight"]), self._float32(weights[f"{name}.bias"])
@@ -109,11 +112,11 @@ class PackedBert:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    query_key_value: Affine
-    attended: Affine
+    query_key_value: Linear
+    attended: Linear
     attended_norm: Affine
-    widen: Affine
-    narrow: Affine
+    widen: Linear
+    narrow: Linear
     narrow_norm: Affine
 
 

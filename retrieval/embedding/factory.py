@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from retrieval.embedding.base import Embedder
+from retrieval.embedding.environment import prepare_environment
 from retrieval.embedding.hashing import MODEL as HASHING
 from retrieval.embedding.hashing import HashingEmbedder
 
@@ -25,6 +26,7 @@ def open_embedder(settings: "Settings", model: str | None = None) -> Embedder:
         return RemoteEmbedder(settings.embedding_url, name, api_key=key.get_secret_value() if key else None)
     if name == HASHING:
         return HashingEmbedder()
+    prepare_environment()
     from retrieval.embedding.local import open_local  # torch takes a second to import
 
     return open_local(name, settings.embedding_device)

@@ -1,6 +1,5 @@
 """Embedding models that run in this process: all-MiniLM-L6-v2, and any sentence-transformers folder."""
 
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from tokenizers import Tokenizer
 from backends.errors import InvalidSettings
 from retrieval.embedding.base import Embedder, EmbedderStamp, Embeddings, Kind, Prepared, TokenSpans
 from retrieval.embedding.bert import BertShape, PackedBert
+from retrieval.embedding.environment import prepare_environment
 from retrieval.embedding.folder import FIELD, TOKENIZER, WEIGHTS, ModelFolder
 from retrieval.embedding.hardware import choose_device, fast_dtype, limit_threads, numerics
 from retrieval.embedding.tokenizing import TextTokenizer
@@ -159,7 +159,7 @@ def _stamp(model: str, folder: ModelFolder, dimension: int, dtype: torch.dtype) 
 
 
 def _load_sentence_transformer(path: Path, device: str) -> Any:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's library is imported
+    prepare_environment()
     from sentence_transformers import SentenceTransformer
 
     try:

@@ -1,6 +1,5 @@
 """A model's own tokenizer: token ids cut to the model's length, and where each token stands in a text."""
 
-import os
 import re
 from collections.abc import Sequence
 
@@ -17,8 +16,6 @@ class TextTokenizer:
     """Two copies of one tokenizer, since cutting is a state of it. Safe for several threads: neither changes again."""
 
     def __init__(self, definition: str, max_tokens: int) -> None:
-        # Callers tokenize in their own threads already; said explicitly, it also keeps forks from being warned of.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._cutting = Tokenizer.from_str(definition)
         self._cutting.no_padding()
         self._cutting.enable_truncation(max_tokens)

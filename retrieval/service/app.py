@@ -1,5 +1,7 @@
 """Builds the service around a corpus that is open."""
 
+import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -19,6 +21,8 @@ from retrieval.service.routes import answers, chat, collections, documents, file
 from retrieval.service.service import Service
 from retrieval.service.worker import IngestWorker
 
+log = logging.getLogger(__name__)
+
 Hook = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
 
 ROUTERS = tuple(module.router for module in (collections, documents, files, search, answers, chat, health))
@@ -37,6 +41,7 @@ def create_app(rag: Ragstone, *, routers: Sequence[APIRouter] = (), hooks: Seque
         description=DESCRIPTION,
         openapi_tags=TAGS,
         redoc_url=None,
+        swagger_ui_parameters={"defaultModelsExpandDepth": 0},
         static_url="/docs/assets",
         lifespan=_lifespan(service, hooks),
         redirect_slashes=False,
@@ -52,12 +57,23 @@ def create_app(rag: Ragstone, *, routers: Sequence[APIRouter] = (), hooks: Seque
     return app
 
 
+def _warm(rag: Ragstone) -> None:
+    """Load the embedding model before the first question has to wait for that."""
+    try:
+        log.info("the embedding model is ready: %s", rag.embedder.stamp.model)
+    except Exception as error:  # who searches with embeddings of their own needs none; whoever needs it is told again
+        log.warning("the embedding model could not be loaded: %s", error)
+
+
 def _lifespan(service: Service, hooks: Sequence[Hook]) -> Hook:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         threads = anyio.to_thread.current_default_thread_limiter()
         threads.total_tokens = service.rag.settings.service_threads
         async with AsyncExitStack() as stack:
+            warming = threading.Thread(target=_warm, args=(service.rag,), name="ragstone-warming")
+            warming.start()
+            stack.push_async_callback(anyio.to_thread.run_sync, lambda: warming.join())
             service.worker.start()
             stack.push_async_callback(anyio.to_thread.run_sync, service.worker.stop)
             for hook in hooks:

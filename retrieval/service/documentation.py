@@ -4,7 +4,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from retrieval.service.schemas.problems import Problem, all_codes
+from retrieval.service.failures import codes_by_status
+from retrieval.service.schemas.problems import Problem
 
 TAGS = [
     {"name": "collections", "description": "What documents are kept in."},
@@ -19,7 +20,9 @@ TAGS = [
 UPLOAD = "Body_upload_v1_collections__name__files_post"
 """What FastAPI calls the multipart body; it can be given no description where it is declared."""
 
-_CODES = "\n".join(f"| {status} | `{code}` |" for code, status in all_codes().items())
+_CODES = "\n".join(
+    f"| {status} | {' '.join(f'`{code}`' for code in codes)} |" for status, codes in codes_by_status().items()
+)
 
 DESCRIPTION = f"""Ragstone answers questions over your own documents.
 
@@ -38,7 +41,7 @@ Every error is a problem document (RFC 9457, `application/problem+json`). Its `c
 found and what is needed, and `field` names the part of the request to mend. With 429 and 503, `Retry-After` says when
 another try is worth it.
 
-| status | code |
+| status | codes |
 |---|---|
 {_CODES}
 """

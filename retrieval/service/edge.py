@@ -56,7 +56,7 @@ class Edge:
 
 def _template(scope: Scope) -> str:
     """The path as the route has it: a bounded set, which paths are not."""
-    return getattr(scope.get("route"), "path", "unmatched")
+    return getattr(scope.get("route"), "path_format", "unmatched")
 
 
 def _path(scope: Scope) -> str:

@@ -35,6 +35,7 @@ STATUS: dict[type[errors.RagstoneError], int] = {
 HTTP_CODE = {400: "malformed_body", 413: "too_large"}
 RETRY_UNAVAILABLE_S = 5.0
 SHOWN_CHARACTERS = 60
+SHOWN_FAULTS = 3
 
 
 class RefusedBody(HTTPException):
@@ -54,9 +55,19 @@ class ProblemResponse(Response):
         super().__init__(json.dumps(problem), status_code=problem["status"], headers=headers)
 
 
-def status_of(error: errors.RagstoneError) -> int:
-    """Return the HTTP status of an error."""
-    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+def status_of(kind: type[errors.RagstoneError]) -> int:
+    """Return the HTTP status of a kind of error."""
+    return next((STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS), 500)
+
+
+def codes_by_status() -> dict[int, list[str]]:
+    """Return every stable code under its status."""
+    kinds, found = list(STATUS), {400: ["malformed_body"], 405: ["method_not_allowed"], 415: ["unsupported_media_type"]}
+    found |= {404: ["no_such_route"], 500: ["internal_error"]}
+    for kind in kinds:
+        found.setdefault(status_of(kind), []).append(kind.code)
+        kinds.extend(below for below in kind.__subclasses__() if below not in kinds)
+    return {status: sorted(codes) for status, codes in sorted(found.items())}
 
 
 def problem(status: int, code: str, detail: str, **more: object) -> dict[str, Any]:
@@ -80,7 +91,7 @@ def problem_of(error: Exception) -> dict[str, Any]:
         more["field"] = error.field
     if isinstance(error, errors.Busy):
         more["retry_after_s"] = error.retry_after_s
-    return problem(status_of(error), error.code, str(error), **more)
+    return problem(status_of(type(error)), error.code, str(error), **more)
 
 
 def respond(error: errors.RagstoneError) -> ProblemResponse:
@@ -117,11 +128,10 @@ async def _on_http(request: Request, error: Exception) -> Response:
 async def _on_validation(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    field = _field(found[0]["loc"])
-    detail = f"{field}: {_fault(found[0])}"
-    if len(found) > 1:
-        detail += f" (and {len(found) - 1} more)"
-    return ProblemResponse(problem(422, errors.InvalidInput.code, detail, field=field))
+    detail = ". ".join(f"{_field(one['loc'])}: {_fault(one)}" for one in found[:SHOWN_FAULTS])
+    if len(found) > SHOWN_FAULTS:
+        detail += f". And {len(found) - SHOWN_FAULTS} more"
+    return ProblemResponse(problem(422, errors.InvalidInput.code, detail, field=_field(found[0]["loc"])))
 
 
 def _nothing_there(request: Request) -> ProblemResponse:
@@ -141,9 +151,9 @@ def _fault(found: Mapping[str, Any]) -> str:
     """What pydantic found, in our words: what was found; what is needed."""
     kind, message = found["type"], str(found["msg"])
     if kind == "missing":
-        return "found none; needed, see /docs"
+        return "found none; it is needed"
     if kind == "extra_forbidden":
-        return "is not a field of this request; see /docs for those that are"
+        return "not a field of this request; see /docs for those that are"
     needed = message.removeprefix("Input ").removeprefix("should be ")
     return f"found {_shortened(repr(found.get('input')))}; needed {needed}"
 

@@ -29,7 +29,7 @@ class BodyLimit:
             read_bytes += len(message.get("body", b""))
             if read_bytes > self._max_body_bytes:
                 await self._drain(receive, message)
-                raise RefusedBody(413, "too_large", self._detail("more than that"))
+                raise RefusedBody(413, "too_large", self._detail(f"more than {self._max_body_bytes} bytes"))
             return message
 
         return counting

@@ -14,8 +14,8 @@ from retrieval.ingest import FileReport, IngestReport, Source, ingest
 from retrieval.library import Ragstone
 from retrieval.parsing import parse_bytes
 
-LEASE_S = 15.0
-HEARTBEAT_S = 5.0
+LEASE_S = 10.0
+HEARTBEAT_S = 3.0
 POLL_S = 2.0
 """How soon a job is noticed that another process left behind; this one's own are noticed at once."""
 MAX_TRIES = 3
@@ -93,9 +93,9 @@ class IngestWorker:
         record = _Record(self._rag, job)
 
         def watch(report: IngestReport) -> None:
+            record(report)
             if self._stopping.is_set() or lost.is_set():
                 raise _Stopped
-            record(report)
 
         sources = [Source(name, partial(self._read, job, number, name)) for number, name in job.waiting]
         ingest(self._rag.collection(job.collection), sources, watch)

@@ -102,10 +102,16 @@ class Server:
 
 def postgres_of(data: Path) -> list[psutil.Process]:
     """Return the PostgreSQL processes that work in the folder `data`."""
+    return [process for process in left_running(data) if process.name() == "postgres"]
+
+
+def left_running(data: Path) -> list[psutil.Process]:
+    """Return the processes that work in the folder `data` or that were given it on their command line."""
     found = []
     for process in psutil.process_iter():
         try:
-            if "postgres" in process.name() and Path(process.cwd()).is_relative_to(data.resolve()):
+            named = any(str(data.resolve()) in word for word in process.cmdline())
+            if named or Path(process.cwd()).is_relative_to(data.resolve()):
                 found.append(process)
         except psutil.Error:
             continue  # it ended meanwhile

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.acceptance.command import Ragstone, postgres_of
+from tests.acceptance.command import Ragstone, left_running
 
 
 def test_the_demo_embeds_once_and_leaves_nothing_running(tmp_path: Path) -> None:
@@ -13,8 +13,8 @@ def test_the_demo_embeds_once_and_leaves_nothing_running(tmp_path: Path) -> None
     assert "embedded in" in first.out
     assert "[1]" in first.out
     assert " ms" in first.out
-    assert postgres_of(tmp_path) == []
+    assert left_running(tmp_path) == []
     second = ragstone("demo")
     assert second.status == 0, second.err
     assert "nothing was embedded" in second.out
-    assert postgres_of(tmp_path) == []
+    assert left_running(tmp_path) == []

@@ -9,9 +9,10 @@ from itertools import count
 from pathlib import Path
 
 import httpx
+import psutil
 
 import retrieval
-from tests.acceptance.command import Ragstone, postgres_of
+from tests.acceptance.command import Ragstone, postgres_of, wait_for
 
 SETTINGS = retrieval.Settings(embedding_model="hashing")
 ROUNDS = 10
@@ -56,8 +57,10 @@ def check_chunks(collection: retrieval.Collection, kept: retrieval.Document) -> 
 def kill(process: subprocess.Popen[str], data: Path, *, with_postgres: bool) -> None:
     """Kill a command, and on wish every PostgreSQL process of its folder as well."""
     process.kill()
-    for postgres in postgres_of(data) if with_postgres else ():
+    killed = postgres_of(data) if with_postgres else []
+    for postgres in killed:
         postgres.kill()
+    psutil.wait_procs(killed, timeout=60)
     process.communicate(timeout=60)
 
 
@@ -102,7 +105,8 @@ def test_a_killed_ingest_leaves_whole_documents_and_goes_on(tmp_path: Path) -> N
         lines = [json.dumps(document(number, round_)) + "\n" for number in range(1_000)]
         corpus.write_text("".join(lines), encoding="utf-8")
         process = ragstone.start("ingest", "kept", corpus)
-        time.sleep(random.uniform(0.5, 4))
+        wait_for(lambda: postgres_of(data), within_s=60)
+        time.sleep(random.uniform(0, 2))
         kill(process, data, with_postgres=round_ % 2 == 0)
         check_whole(data, {})
     done = ragstone.ingest("kept", corpus)

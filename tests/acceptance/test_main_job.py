@@ -89,15 +89,16 @@ def test_collections_are_made_shown_and_deleted(ragstone: Ragstone) -> None:
     assert ragstone("collections", "show", "own").status == 2
 
 
-def test_eval_measures_by_judgements(ragstone: Ragstone, corpus_jsonl: Path, tmp_path: Path) -> None:
+def test_eval_measures_by_judgements(ragstone: Ragstone, tmp_path: Path) -> None:
     """Asked for a document by its own words, retrieval has it first: every measure is 1."""
-    ragstone.ingest("judged", corpus_jsonl)
-    queries, qrels = tmp_path / "queries.jsonl", tmp_path / "qrels.tsv"
-    queries.write_text(
-        "".join(json.dumps({"_id": f"q{n}", "text": f"Star {n} shines."}) + "\n" for n in range(10)), encoding="utf-8"
-    )
-    rows = "".join(f"q{n}\td{n:02}\t1\n" for n in range(10))
-    qrels.write_text(f"query-id\tcorpus-id\tscore\n{rows}q99\td01\t1\n", encoding="utf-8")
+    texts = {f"{n}": f"alpha{n} beta{n} gamma{n} delta{n}" for n in range(10)}
+    lines = "".join(json.dumps({"_id": id_, "text": text}) + "\n" for id_, text in texts.items())
+    corpus, queries, qrels = (tmp_path / name for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"))
+    corpus.write_text(lines, encoding="utf-8")
+    queries.write_text(lines, encoding="utf-8")
+    rows = "".join(f"{id_}\t{id_}\t1\n" for id_ in texts)
+    qrels.write_text(f"query-id\tcorpus-id\tscore\n{rows}q99\t1\t1\n", encoding="utf-8")
+    ragstone.ingest("judged", corpus)
     done = ragstone("eval", "judged", "--queries", queries, "--qrels", qrels, "--json")
     measures = {name: done.json[name] for name in ("nDCG@10", "recall@10", "recall@100", "MRR@10")}
     assert measures == {"nDCG@10": 1.0, "recall@10": 1.0, "recall@100": 1.0, "MRR@10": 1.0}

@@ -6,7 +6,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.command import Ragstone, postgres_of, wait_for
+import retrieval
+from tests.acceptance.command import Ragstone, left_running, postgres_of, wait_for
+
+SETTINGS = retrieval.Settings(embedding_model="hashing")
 
 
 def test_a_command_works_beside_a_server(tmp_path: Path, planets: Path) -> None:
@@ -22,7 +25,7 @@ def test_a_command_works_beside_a_server(tmp_path: Path, planets: Path) -> None:
         assert "outer/saturn.html" not in {hit["document_id"] for hit in hits}
         assert httpx.get(f"{server.url}/health/ready").status_code == 200
         assert server.stop(signal.SIGTERM) == 0
-    assert postgres_of(data) == []
+    assert left_running(data) == []
 
 
 def test_ctrl_c_ends_a_server_cleanly(tmp_path: Path) -> None:
@@ -30,19 +33,28 @@ def test_ctrl_c_ends_a_server_cleanly(tmp_path: Path) -> None:
     with Ragstone(tmp_path / "data").serving() as server:
         assert postgres_of(tmp_path / "data")
         assert server.stop(signal.SIGINT) == 0
-    assert postgres_of(tmp_path / "data") == []
+    assert left_running(tmp_path / "data") == []
 
 
-def test_after_a_killed_server_the_next_command_is_the_last_one_out(tmp_path: Path, planets: Path) -> None:
-    """SIGKILL leaves PostgreSQL without its server; the next command works with it, and stops it in the end."""
+def test_whoever_is_left_after_a_kill_keeps_working_and_is_the_last_one_out(tmp_path: Path, planets: Path) -> None:
+    """SIGKILL of the server disturbs nobody else on the folder; when these have closed, PostgreSQL is gone."""
     data = tmp_path / "data"
-    ragstone = Ragstone(data)
-    with ragstone.serving() as server:
-        ragstone.ingest("planets", planets)
+    with Ragstone(data).serving() as server, retrieval.open(data, settings=SETTINGS) as rag:
+        Ragstone(data).ingest("planets", planets)
         server.stop(signal.SIGKILL)
-    assert postgres_of(data)
-    assert ragstone("collections", "show", "planets", "--json").json["documents"] == 3
-    assert postgres_of(data) == []
+        assert rag.collection("planets").count() == 3
+    assert left_running(data) == []
+
+
+def test_a_killed_server_leaves_nothing_running(tmp_path: Path, planets: Path) -> None:
+    """Where the only one on a folder is killed, PostgreSQL stops by itself, and the next command finds all."""
+    data = tmp_path / "data"
+    with Ragstone(data).serving() as server:
+        Ragstone(data).ingest("planets", planets)
+        server.stop(signal.SIGKILL)
+    assert wait_for(lambda: not left_running(data))
+    assert Ragstone(data)("collections", "show", "planets", "--json").json["documents"] == 3
+    assert left_running(data) == []
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -58,7 +70,7 @@ def test_an_interrupted_ingest_leaves_nothing_running(tmp_path: Path, number: si
     _, err = process.communicate(timeout=60)
     assert process.returncode == status, err
     assert "Traceback" not in err
-    assert postgres_of(data) == []
+    assert left_running(data) == []
 
 
 def test_a_reader_that_goes_away_is_no_error(ragstone: Ragstone, corpus_jsonl: Path) -> None:

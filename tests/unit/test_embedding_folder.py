@@ -204,3 +204,18 @@ def test_the_factory_alone_imports_no_torch():
     """Opening a library or a remote model does not pay for torch's import."""
     code = "import sys; import retrieval.embedding.factory, retrieval.embedding.batching; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_what_the_operator_set_in_the_environment_stays():
+    """Our choices for native libraries give way to what is set already."""
+    code = (
+        "import os; from retrieval.embedding.environment import prepare_environment as prepare; prepare();"
+        "print(*[os.environ.get(name) for name in ('HF_HUB_OFFLINE', 'TOKENIZERS_PARALLELISM', 'GOMP_SPINCOUNT')])"
+    )
+
+    def run(**environment):
+        return subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).split()
+
+    assert run() == ["1", "false", "20000"]
+    assert run(TOKENIZERS_PARALLELISM="true", GOMP_SPINCOUNT="7") == ["1", "true", "7"]
+    assert run(OMP_WAIT_POLICY="PASSIVE") == ["1", "false", "None"]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from backends.errors import DocumentNotFound, InvalidInput
+from backends.errors import DocumentNotFound, InvalidFilter, InvalidInput
 from retrieval.checking import shown
 from retrieval.documents import Document
 from retrieval.service.schemas.base import DocumentIdInPath, NameInPath
@@ -76,6 +76,8 @@ def page(here: Here, name: NameInPath, query: Annotated[PageQuery, Query()]) -> 
 )
 def delete_many(here: Here, name: NameInPath, body: DeleteBody) -> Json:
     """Delete the documents of these `ids`, or all that match `filter`. An empty filter is refused."""
+    if body.filter == {}:
+        raise InvalidFilter("filter", "found an empty one, which matches everything; delete the collection for that")
     return Json({"deleted": here.rag.collection(name).delete(ids=body.ids, filter=body.filter)})
 
 

@@ -4,8 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from backends import errors
-from retrieval.service.failures import problem, status_of
+from retrieval.service.failures import problem
 
 PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 
@@ -68,13 +67,3 @@ def _response(status: int) -> dict[str, Any]:
         "description": _MEANINGS[status],
         "content": {"application/problem+json": {"schema": PROBLEM_REF, "example": example}},
     }
-
-
-def all_codes() -> dict[str, int]:
-    """Return every stable code of our own errors with its status, for the description at the top of /docs."""
-    found, todo = {}, [errors.RagstoneError]
-    while todo:
-        kind = todo.pop()
-        found[kind.code] = status_of(kind)  # type: ignore[arg-type]
-        todo.extend(kind.__subclasses__())
-    return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
