@@ -57,7 +57,7 @@ def _search(rag: Ragstone, train: Embeddings, queries: Embeddings, rounds: int) 
     collection = _fresh(rag, "search", train.shape[1])
     _upsert(collection, train, 0)
     collection.wait_until_indexed()
-    table_id = collection._state.id  # noqa: SLF001  # the same table, raw
+    table_id = collection._state.id  # the same table, raw
     with _raw_connection(rag) as raw:
         statement = _raw_statement(table_id)
         prepared = prepare(queries, IndexSpec(dimension=train.shape[1], metric="l2"))
@@ -103,7 +103,7 @@ def _loads(rag: Ragstone, train: Embeddings, rounds: int) -> list[dict[str, Any]
 def _copy(rag: Ragstone, train: Embeddings) -> float:
     """The limit: blocks encoded beforehand, one transaction for each 20,000 rows, the same tables and indexes."""
     collection = _fresh(rag, "raw", train.shape[1])
-    table_id = collection._state.id  # noqa: SLF001  # the same kind of table, raw
+    table_id = collection._state.id  # the same kind of table, raw
     ids = np.arange(len(train), dtype=np.int64)
     prepared = prepare(train, IndexSpec(dimension=train.shape[1], metric="l2"))
     rows = _rows(len(train))
@@ -129,9 +129,7 @@ def _copy_blocks(raw: psycopg.Connection[Any], table_id: int, blocks: list[tuple
                     copy.write(TRAILER)
 
 
-def _interleaved(
-    calls: dict[str, Callable[[int], object]], count: int, rounds: int
-) -> dict[str, list[float]]:
+def _interleaved(calls: dict[str, Callable[[int], object]], count: int, rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():

@@ -207,7 +207,7 @@ class Collection:
     ) -> Iterator[Event]:
         """Answer as it comes: the hits, pieces of text, then the whole answer with its citations."""
         retrieval = self.retrieve_with_timings(query, top_k, filter)
-        return self._rag.answer(query, retrieval, max_tokens)
+        return self._rag.answer(query, retrieval, self._state.spec.metric, max_tokens)
 
     def wait_until_indexed(self, timeout_s: float = 600) -> None:
         """Return when the vector index is built, or none is needed; raises IndexBehind after `timeout_s`."""

@@ -1,6 +1,7 @@
 """The library's front door: a corpus, its collections, and the models beside them."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -171,9 +172,10 @@ class Ragstone:
             )
         return self.embedder.embed, self._chunker(state.stamp["chunker"], state.name)
 
-    def answer(self, query: str, retrieval: Retrieval, max_tokens: int | None) -> Iterator[Event]:
+    def answer(self, query: str, retrieval: Retrieval, metric: Metric, max_tokens: int | None) -> Iterator[Event]:
         """Answer a question from what was retrieved for it."""
-        return answer_stream(query, retrieval, self.generator, self.settings, max_tokens=max_tokens)
+        settings = self.settings.model_copy(update={"refusal_score": _refusal_score(self.settings, metric)})
+        return answer_stream(query, retrieval, self.generator, settings, max_tokens=max_tokens)
 
     def _check_model(self, model: str) -> None:
         if model not in (self.settings.embedding_model, self.embedder.stamp.model):
@@ -210,6 +212,12 @@ class Ragstone:
     def _detach(self) -> None:
         if self._server is not None:
             self._server.detach()
+
+
+def _refusal_score(settings: Settings, metric: Metric) -> float:
+    """The setting is a cosine; for embeddings of length 1, distance² = 2 - 2 cosine."""
+    cosine = min(settings.refusal_score, 1.0)
+    return -math.sqrt(2 - 2 * cosine) if metric == "l2" else cosine
 
 
 def _conninfo(data: str, server: EmbeddedServer | None) -> str:

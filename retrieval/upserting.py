@@ -85,7 +85,9 @@ class Upsert:
     def _embed_all(self, documents: list[Document], hashes: dict[str, bytes]) -> None:
         todo = [document for document in documents if hashes[document.id] not in self._embedded]
         chunked = [(document, self.chunker.chunk(document)) for document in todo]
-        passages = [self.chunker.passage(document.title, chunk.text) for document, chunks in chunked for chunk in chunks]
+        passages = [
+            self.chunker.passage(document.title, chunk.text) for document, chunks in chunked for chunk in chunks
+        ]
         embeddings = self._embed_passages(passages)
         position = 0
         for document, chunks in chunked:

@@ -41,6 +41,17 @@ def event(name: str | None, data: object) -> bytes:
     return b"%sdata: %s\n\n" % (head, to_json(data))
 
 
+def streams(description: str, example: str, properties: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's response for an operation that may stream; `properties` are its events' besides `data`."""
+    one = {
+        "type": "object",
+        "properties": {"data": {"type": "string"}, **properties},
+        "required": ["data", *properties],
+    }
+    content = {"text/event-stream": {"itemSchema": one, "example": example}}
+    return {200: {"description": description, "content": content}}
+
+
 def stream(found: Iterator[T], encode: Callable[[T], Iterable[bytes]], failed: Failed) -> EventStream:
     """Return a response that sends each of `found` as it comes.
 

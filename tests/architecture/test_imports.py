@@ -39,7 +39,7 @@ def _imports(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_run_one_way(room: str) -> None:
-    """backends <- retrieval <- ops <- benchmarks: no room imports one that stands on it, nor the tests."""
+    """Of backends <- retrieval <- ops <- benchmarks, no room imports one that stands on it, nor the tests."""
     above = {*ROOMS[ROOMS.index(room) + 1 :], "tests"}
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,8 @@ def test_a_filter_means_the_same_in_postgresql(
     kept = [json.loads(check_metadata(one)) for one in metadata]
     with database.connection() as connection:
         rows = connection.execute(
-            "SELECT coalesce(m::jsonb @@ %s::jsonpath, false) FROM unnest(%s::text[]) WITH ORDINALITY AS t (m, n) ORDER BY n",
+            "SELECT coalesce(m::jsonb @@ %s::jsonpath, false) "
+            "FROM unnest(%s::text[]) WITH ORDINALITY AS t (m, n) ORDER BY n",
             (parsed.jsonpath(), [check_metadata(one) for one in metadata]),
         ).fetchall()
     assert [row[0] for row in rows] == [parsed.matches(one) for one in kept]
@@ -90,8 +92,6 @@ def collection(request: pytest.FixtureRequest, database: Database, name: str) ->
 
 
 def _oracle(database: Database, collection: CollectionState) -> MemoryIndex:
-    from dataclasses import replace
-
     index = open_index(database, replace(collection, backend="memory"), load())
     assert isinstance(index, MemoryIndex)
     return index

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import retrieval
-from backends.errors import Conflict, ModelMismatch
+from backends.errors import Conflict, FilterTooExpensive, ModelMismatch
 from retrieval import Collection, Document, Ragstone, UpsertResult
 from retrieval.config import load
 
@@ -172,6 +172,16 @@ def test_a_question_that_nothing_answers_is_refused_plainly(texts: Collection) -
     assert not answer.citations
 
 
+@pytest.mark.parametrize("metric", ["cosine", "inner_product", "l2"])
+def test_refusal_means_the_same_under_every_metric(rag: Ragstone, name: str, metric: str) -> None:
+    """The threshold is a cosine, also where scores are distances."""
+    collection = rag.create_collection(name, metric=metric)  # type: ignore[arg-type]
+    collection.upsert([LEAVE])
+    assert not collection.generate("How many days of paid leave?").refused
+    assert collection.generate("zebra xylophone quartz").refused
+    rag.delete_collection(name)
+
+
 def test_the_index_is_built_in_the_background_and_searched(postgres_url: str, name: str) -> None:
     """Below index_min_chunks every search is exact; past it HNSW is built, and writes go into it."""
     settings_ = load(embedding_model="hashing", index_min_chunks=200)
@@ -190,5 +200,18 @@ def test_the_index_is_built_in_the_background_and_searched(postgres_url: str, na
             found = collection.search_with_timings(embeddings[0] + 1, top_k=1)
             assert not found.exact
             assert found.hits[0].id == "new"
+        finally:
+            rag.delete_collection(name)
+
+
+def test_a_search_past_its_budget_says_so_and_never_returns_fewer(postgres_url: str, name: str) -> None:
+    """A filter that nothing matches needs every chunk looked at: past the budget that is a clear error."""
+    with retrieval.open(postgres_url, settings=load(embedding_model="hashing", statement_budget_ms=10)) as rag:
+        collection = rag.create_collection(name, dimension=64)
+        try:
+            ids = [f"d{n}" for n in range(20_000)]
+            collection.upsert_embeddings(ids, np.random.default_rng(0).normal(size=(20_000, 64)), ids)
+            with pytest.raises(FilterTooExpensive, match=r"statement_budget_ms \(10\)"):
+                collection.search(np.ones(64), filter={"year": {"$gt": 1}}, exact=True)
         finally:
             rag.delete_collection(name)

@@ -17,6 +17,7 @@ def served(app: FastAPI) -> Iterator[str]:
     started = threading.Event()
     server = _Server(uvicorn.Config(app, log_config=None, access_log=False), started)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert started.wait(30), "the server did not start"

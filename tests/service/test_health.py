@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
@@ -10,9 +11,10 @@ from fastapi import APIRouter
 
 import retrieval
 from backends.errors import CorpusUnavailable
+from retrieval.config import load
 from retrieval.service import create_app
 from tests.service.problems import problem
-from tests.service.serving import served
+from tests.service.serving import database_of_its_own, served
 
 
 def test_live_and_ready(client: httpx.Client) -> None:
@@ -111,10 +113,22 @@ def test_unexpected_error(rag: retrieval.Ragstone, caplog: pytest.LogCaptureFixt
     assert found["id"] in logged[0].getMessage()
 
 
+def test_serves_without_its_model(postgres_url: str) -> None:
+    """Where the embedding model cannot be loaded, whoever needs none is served, and the others are told."""
+    settings = load(embedding_model="/nowhere")
+    with (
+        database_of_its_own(postgres_url, "no_model") as database,
+        retrieval.open(database, settings=settings) as rag,
+        served(create_app(rag)) as url,
+    ):
+        assert httpx.get(f"{url}/health/ready").status_code == 200
+        assert httpx.post(f"{url}/v1/collections", json={"name": "own", "dimension": 2}).status_code == 201
+        found = problem(httpx.post(f"{url}/v1/collections", json={"name": "texts"}), 500, "invalid_settings")
+        assert "/nowhere" in found["detail"]
+
+
 def test_hooks_end_in_reverse(rag: retrieval.Ragstone) -> None:
     """What is started beside the service is entered in order and left in reverse."""
-    from contextlib import asynccontextmanager
-
     events: list[str] = []
 
     def hook(name: str):  # type: ignore[no-untyped-def]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from retrieval.embedding.factory import open_embedder
 from retrieval.embedding.folder import ModelFolder
 from retrieval.embedding.hashing import HashingEmbedder
 
+ROOT = Path(__file__).parents[2]
 BERT = {"model_type": "bert", "hidden_act": "gelu", "max_position_embeddings": 512}
 STAGES = ["models.Transformer", "models.Pooling", "models.Normalize"]
 MEAN = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
@@ -203,7 +205,7 @@ def test_an_endpoint_is_asked_when_it_is_set():
 def test_the_factory_alone_imports_no_torch():
     """Opening a library or a remote model does not pay for torch's import."""
     code = "import sys; import retrieval.embedding.factory, retrieval.embedding.batching; print('torch' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "False"
 
 
 def test_what_the_operator_set_in_the_environment_stays():
@@ -214,7 +216,7 @@ def test_what_the_operator_set_in_the_environment_stays():
     )
 
     def run(**environment):
-        return subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).split()
+        return subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT, env=environment).split()
 
     assert run() == ["1", "false", "20000"]
     assert run(TOKENIZERS_PARALLELISM="true", GOMP_SPINCOUNT="7") == ["1", "true", "7"]

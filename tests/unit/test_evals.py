@@ -59,18 +59,14 @@ def test_means_over_the_judged_queries() -> None:
     found = evaluate(search, {"q1": "apples", "q2": "pears"}, judgements, max_top_k=1000)
     expected = (1 + 2 / log2(3)) / (2 + 1 / log2(3))
     assert found.per_query["q1"]["nDCG@10"] == pytest.approx(expected)
-    assert found.means == pytest.approx(
-        {"nDCG@10": expected / 2, "recall@10": 0.5, "recall@100": 0.5, "MRR@10": 0.5}
-    )
+    assert found.means == pytest.approx({"nDCG@10": expected / 2, "recall@10": 0.5, "recall@100": 0.5, "MRR@10": 0.5})
     assert (found.queries, found.without_text, found.cut_short) == (2, 0, 0)
 
 
 def test_a_query_without_a_relevant_document_is_left_out() -> None:
     """A query judged with 0 alone is not run and is in no mean."""
     search = Listed({"apples": [chunk("a", 0.9)]})
-    found = evaluate(
-        search, {"q1": "apples", "q2": "pears"}, {"q1": {"a": 1}, "q2": {"a": 0}}, max_top_k=1000
-    )
+    found = evaluate(search, {"q1": "apples", "q2": "pears"}, {"q1": {"a": 1}, "q2": {"a": 0}}, max_top_k=1000)
     assert found.queries == 1
     assert found.means["MRR@10"] == 1.0
 

@@ -74,9 +74,7 @@ def test_what_is_prepared_under_cosine_has_length_one(values: np.ndarray) -> Non
     assert np.allclose(norms, 1, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("metric", "expected"), [("cosine", 0.6), ("inner_product", 3.0), ("l2", -(20**0.5))]
-)
+@pytest.mark.parametrize(("metric", "expected"), [("cosine", 0.6), ("inner_product", 3.0), ("l2", -(20**0.5))])
 def test_scores_by_hand(metric: str, expected: float) -> None:
     """Query (1, 0) against (3, 4): cosine 3/5, product 3, distance sqrt(4 + 16)."""
     spec = IndexSpec(dimension=2, metric=metric)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from retrieval.service.schemas.base import NameInPath
 from retrieval.service.schemas.problems import answers_with
 from retrieval.service.schemas.search import hit_json
 from retrieval.service.service import Here
-from retrieval.service.streaming import event, stream
+from retrieval.service.streaming import event, stream, streams
 from retrieval.service.wire import Json, StrictRoute
 
 router = APIRouter(prefix="/v1/collections/{name}", tags=["generate"], route_class=StrictRoute)
@@ -25,12 +25,11 @@ _STREAM_EXAMPLE = "".join(
         ("answer", ANSWER_EXAMPLE),
     )
 )
-_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The answer, whole or, with `stream`, as server-sent events.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}},
-    }
-}
+_STREAM = streams(
+    "The answer, whole or, with `stream`, as server-sent events.",
+    _STREAM_EXAMPLE,
+    {"event": {"enum": ["hits", "text", "answer", "problem"]}},
+)
 
 
 @router.post(

@@ -16,18 +16,13 @@ from retrieval.service.schemas.answers import citation_json
 from retrieval.service.schemas.chat import ChatBody, ChatMessage, ChatResult, ModelList, chat_usage_json
 from retrieval.service.schemas.problems import answers_with
 from retrieval.service.service import Here
-from retrieval.service.streaming import event, stream
+from retrieval.service.streaming import event, stream, streams
 from retrieval.service.wire import Json, StrictRoute
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], route_class=StrictRoute)
 
 _DONE = b"data: [DONE]\n\n"
-_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The completion, whole or, with `stream`, in chunks.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": "data: {...}\n\ndata: [DONE]\n\n"}},
-    }
-}
+_STREAM = streams("The completion, whole or, with `stream`, in chunks.", "data: {...}\n\ndata: [DONE]\n\n", {})
 
 
 @router.post(
