@@ -12,21 +12,24 @@ import fcntl
 import os
 import signal
 import sys
+import time
 
 LOG_LIMIT_BYTES = 4 * 1024 * 1024
 LAUNCH_FAILED = 127
+REPEAT_S = 1.0
 
 
 def main(log: str, users_lock: str, transition_lock: str, socket_folder: str, command: list[str]) -> None:
     """Start the command, then stay until it ends; remove the socket's folder, which PostgreSQL leaves empty."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would hold it back from the child, and lose it
     users = os.open(users_lock, os.O_RDWR)
     transition = os.open(transition_lock, os.O_RDWR)
     words, pid = start(command)
     _thread.start_new_thread(stop_when_deserted, (users, transition, pid))
     keep_log(words, log)
-    os.waitpid(pid, 0)
     with contextlib.suppress(OSError):  # there is something in it where PostgreSQL was killed
         os.rmdir(socket_folder)
+    os.waitpid(pid, 0)
     os._exit(0)
 
 
@@ -52,7 +55,9 @@ def stop_when_deserted(users: int, transition: int, pid: int) -> None:
     """
     fcntl.flock(users, fcntl.LOCK_EX)
     fcntl.flock(transition, fcntl.LOCK_EX)
-    os.kill(pid, signal.SIGINT)
+    while True:  # a program that only just starts may lose a signal
+        os.kill(pid, signal.SIGINT)
+        time.sleep(REPEAT_S)
 
 
 def keep_log(words: int, path: str) -> None:

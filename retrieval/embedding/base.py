@@ -96,6 +96,8 @@ class Embedder(ABC):
 
     def embed(self, texts: Sequence[str], kind: Kind) -> Embeddings:
         """Embed `texts` in their order, all at once: `run` of `prepare`. Float32 [len(texts), dimension]."""
+        if not texts:
+            return np.empty((0, self.stamp.dimension), np.float32)
         return self.run(self.prepare(texts, kind))
 
     def close(self) -> None:  # noqa: B027  # an adapter that holds nothing has nothing to give back

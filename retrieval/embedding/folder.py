@@ -67,7 +67,7 @@ class ModelFolder:
         """Tokens beyond which a plain model does not read, special tokens included."""
         positions = self.config["max_position_embeddings"]
         model_limit = _read_json(self.path / "tokenizer_config.json").get("model_max_length", positions)
-        return int(self._transformer.get("max_seq_length") or min(positions, model_limit))
+        return int(min(self._transformer.get("max_seq_length") or model_limit, positions))
 
     @cached_property
     def prompts(self) -> tuple[str, str]:

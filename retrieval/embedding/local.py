@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
@@ -46,9 +47,16 @@ def open_local(model: str, device: str = "auto") -> Embedder:
     folder = ModelFolder.read(default_folder() if model == DEFAULT_MODEL else Path(model).expanduser())
     device = choose_device(device)
     limit_threads()
-    if folder.is_plain_bert:
-        return BertEmbedder(model, folder, device, fast_dtype(device))
-    return SentenceTransformersEmbedder(model, folder, device)
+    try:
+        if folder.is_plain_bert:
+            return BertEmbedder(model, folder, device, fast_dtype(device))
+        return SentenceTransformersEmbedder(model, folder, device)
+    except InvalidSettings:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise InvalidSettings(
+            FIELD, f"{folder.path} could not be loaded ({error}); needed a complete folder"
+        ) from error
 
 
 class _LocalEmbedder(Embedder):
@@ -162,13 +170,10 @@ def _load_sentence_transformer(path: Path, device: str) -> Any:
     prepare_environment()
     from sentence_transformers import SentenceTransformer
 
-    try:
-        return SentenceTransformer(
-            str(path),
-            device=device,
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise InvalidSettings(FIELD, f"{path} could not be loaded ({error}); needed a complete folder") from error
+    return SentenceTransformer(
+        str(path),
+        device=device,
+        local_files_only=True,
+        trust_remote_code=False,
+        model_kwargs={"use_safetensors": True},
+    )

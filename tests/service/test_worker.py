@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -67,6 +68,20 @@ def test_one_worker_a_job(jobs: Jobs, collection: retrieval.Collection) -> None:
     ids = [jobs.create(collection.name, [("a.txt", b"a")]) for _ in range(2)]
     assert [_taken(jobs).id, _taken(jobs).id] == ids
     assert jobs.take("w", 60) is None
+
+
+def test_workers_do_not_meet(jobs: Jobs, collection: retrieval.Collection) -> None:
+    """Workers that take at the same moment get different jobs, and every job is taken."""
+    ids = [jobs.create(collection.name, [("a.txt", b"a")]) for _ in range(24)]
+    taken: list[str] = []
+
+    def take_all(number: int) -> None:
+        while job := jobs.take(f"worker {number}", 60):
+            taken.append(job.id)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(take_all, range(6)))
+    assert sorted(taken) == sorted(ids)
 
 
 def test_a_lease_that_ends(jobs: Jobs, collection: retrieval.Collection) -> None:

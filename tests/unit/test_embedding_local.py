@@ -124,6 +124,11 @@ def test_token_spans_lie_in_the_text_in_order(exact, text):
     assert all(position in covered for position, letter in enumerate(text) if letter.isascii() and letter.isalnum())
 
 
+def test_no_texts_give_no_rows(exact):
+    """An empty call has the right width."""
+    assert exact.embed([], "query").shape == (0, 384)
+
+
 def test_half_a_surrogate_pair_is_a_text_too(exact):
     """A string that UTF-8 cannot hold, as JSON can bring it, is embedded, and spans stay right."""
     text = "a \ud800 word"
@@ -194,11 +199,17 @@ def test_any_other_shape_goes_through_sentence_transformers(change_folder):
     assert len(embedder.token_spans("two words")) == 2
 
 
-def test_an_incomplete_folder_is_refused(change_folder):
-    """A folder without weights is an error of the setting."""
+@pytest.mark.parametrize("weights", [None, b"half a file", {"other": torch.zeros(1)}])
+def test_an_incomplete_folder_is_refused(change_folder, weights):
+    """A folder with no weights, half of them or another model's is an error of the setting."""
     folder = change_folder()
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(InvalidSettings, match="could not be loaded"):
+    file = folder / "model.safetensors"
+    file.unlink()
+    if isinstance(weights, bytes):
+        file.write_bytes(weights)
+    elif weights is not None:
+        save_file(weights, file)
+    with pytest.raises(InvalidSettings, match=r"embedding_model: .* could not be loaded"):
         open_local(str(folder), "cpu")
 
 

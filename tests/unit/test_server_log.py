@@ -1,10 +1,12 @@
 """The guardian as a log keeper: everything is kept at first, and never more than a few megabytes."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psycopg
@@ -52,6 +54,25 @@ def test_a_log_that_cannot_be_written_is_no_matter(tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
     kept(tmp_path / "log", *[b"x" * 4096] * 100)
     assert (tmp_path / "elsewhere").read_bytes() == b""
+
+
+def test_a_program_that_loses_a_signal_is_stopped_yet(tmp_path: Path) -> None:
+    """A guardian that nobody needs repeats its order: PostgreSQL may not hear one that comes while it is being started."""
+    program = """
+import signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: print("heard", file=sys.stderr) or signal.signal(signal.SIGINT, signal.SIG_DFL))
+time.sleep(60)
+"""
+    for name in ("users", "transition"):
+        (tmp_path / name).touch()
+    places = [tmp_path / name for name in ("log", "users", "transition", "sockets")]
+    with (tmp_path / "users").open() as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        child = [sys.executable, "-u", "-c", program]
+        running = subprocess.Popen([sys.executable, "-I", "-S", guardian.__file__, *places, *child])
+        time.sleep(0.5)
+    assert running.wait(timeout=30) == 0
+    assert (tmp_path / "log").read_text() == "heard\n"
 
 
 def test_a_program_that_cannot_be_run_is_in_the_log(tmp_path: Path) -> None:
