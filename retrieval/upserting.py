@@ -86,7 +86,7 @@ class Upsert:
         todo = [document for document in documents if hashes[document.id] not in self._embedded]
         chunked = [(document, self.chunker.chunk(document)) for document in todo]
         passages = [
-            self.chunker.passage(document.title, chunk.text) for document, chunks in chunked for chunk in chunks
+            self.chunker.passage_text(document.title, chunk.text) for document, chunks in chunked for chunk in chunks
         ]
         embeddings = self._embed_passages(passages)
         position = 0

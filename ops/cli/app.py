@@ -89,7 +89,7 @@ def options(
     state = session(context)
     state.data = data
     state.verbose = state.verbose or verbose
-    _log(logging.INFO if state.verbose else logging.ERROR)
+    _log(verbose=state.verbose)
 
 
 app.command()(demo)
@@ -102,9 +102,12 @@ app.command("eval")(evaluate_collection)
 later.add_to(app)
 
 
-def _log(level: int) -> None:
-    logging.captureWarnings(True)
+def _log(*, verbose: bool) -> None:
+    level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.captureWarnings(True)
+    if not verbose:  # they are for those who write the libraries, not for those who use them
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,9 +14,7 @@ from ops.cli.failures import FINDING
 from ops.cli.options import Collection, Json
 from ops.cli.session import session
 from ops.output import Output, printable
-
-if TYPE_CHECKING:
-    from retrieval import CollectionInfo
+from retrieval import CollectionInfo
 
 commands = typer.Typer(no_args_is_help=True, help="List, show, create and delete collections.")
 
@@ -115,11 +113,11 @@ def _agreed(collection: str, documents: int) -> bool:
     return typer.confirm(question, default=False, err=True)
 
 
-def _info_json(info: "CollectionInfo") -> dict[str, Any]:
+def _info_json(info: CollectionInfo) -> dict[str, Any]:
     return {**asdict(info), "created_at": info.created_at.isoformat()}
 
 
-def _show_list(console: Console, found: "list[CollectionInfo]") -> None:
+def _show_list(console: Console, found: list[CollectionInfo]) -> None:
     if not found:
         console.print("There are no collections yet. `ragstone ingest NAME PATH...` makes one.")
         return
@@ -134,7 +132,7 @@ def _show_list(console: Console, found: "list[CollectionInfo]") -> None:
     console.print(table)
 
 
-def _show_one(console: Console, info: "CollectionInfo") -> None:
+def _show_one(console: Console, info: CollectionInfo) -> None:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim")
     for name, value in _info_json(info).items():

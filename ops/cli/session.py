@@ -4,16 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
+import retrieval
 from backends.errors import InvalidSettings
 from ops.output import Output
-
-if TYPE_CHECKING:
-    from retrieval import Ragstone
-    from retrieval.config import Settings
+from retrieval import config
 
 
 @dataclass
@@ -23,14 +20,12 @@ class Session:
     data: str | None = None
     verbose: bool = False
 
-    def settings(self) -> "Settings":
+    def settings(self) -> config.Settings:
         """Return the settings of this command: its options over the environment over the defaults."""
-        from retrieval import config  # not needed for --help
-
         return config.load(data=self.data)
 
     @contextmanager
-    def open(self, output: Output, *, creating: bool = False) -> Iterator["Ragstone"]:
+    def open(self, output: Output, *, creating: bool = False) -> Iterator[retrieval.Ragstone]:
         """Open the corpus, and close it in the end, however that comes.
 
         Unless `creating`, a data folder that is not there is refused: a question to a mistyped folder would
@@ -39,8 +34,6 @@ class Session:
         settings = self.settings()
         if not creating:
             _require_folder(settings.data)
-        import retrieval
-
         with output.waiting("Opening the corpus ..."):
             rag = retrieval.open(settings=settings)
         with rag:

@@ -57,7 +57,7 @@ def test_a_log_that_cannot_be_written_is_no_matter(tmp_path: Path) -> None:
 
 
 def test_a_program_that_loses_a_signal_is_stopped_yet(tmp_path: Path) -> None:
-    """A guardian that nobody needs repeats its order: PostgreSQL may not hear one that comes while it is being started."""
+    """A deserted guardian repeats its order: PostgreSQL may lose one that comes while it is being started."""
     program = """
 import signal, sys, time
 signal.signal(signal.SIGINT, lambda *_: print("heard", file=sys.stderr) or signal.signal(signal.SIGINT, signal.SIG_DFL))
