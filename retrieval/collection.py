@@ -93,11 +93,11 @@ class Collection:
         have been embedded so far. Raises InvalidDocument, DuplicateId, ModelMismatch, QueueFull.
         """
         checked = check_documents(documents)
-        embed, chunker = self._rag.text_pipeline(self._state)
+        embed = self._rag.embed_for(self._state)
         upsert = Upsert(
             database=self._rag.database,
             collection=self._state,
-            chunker=chunker,
+            chunker=self._rag.chunker_for(self._state),
             embed=lambda texts: embed(texts, "passage"),
             tail_limit=self._rag.settings.tail_limit,
             progress=progress,
@@ -171,7 +171,7 @@ class Collection:
         check_mode(mode)
         check_top_k(top_k, self._rag.settings.max_top_k)
         parsed = parse(filter)
-        embed, _ = self._rag.text_pipeline(self._state)
+        embed = self._rag.embed_for(self._state)
         started = time.perf_counter()
         embedding = prepare(embed([query], "query"), self._state.spec, "query")[0]
         embedded = time.perf_counter()

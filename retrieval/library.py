@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from backends.corpus import collections as corpus_collections
 from backends.corpus.collections import CollectionState
@@ -154,8 +154,8 @@ class Ragstone:
         """Raise CorpusUnavailable where PostgreSQL does not answer."""
         self.database.ping()
 
-    def text_pipeline(self, state: CollectionState) -> tuple[EmbedTexts, Chunker]:
-        """Return what embeds and what chunks a collection's texts; raises where that is not this service's model."""
+    def embed_for(self, state: CollectionState) -> EmbedTexts:
+        """Return what embeds a collection's texts; raises ModelMismatch where that is not this service's model."""
         if state.stamp is None:
             raise Conflict(
                 f"collection {state.name!r} holds your own embeddings: use upsert_embeddings and search, or create "
@@ -170,7 +170,19 @@ class Ragstone:
                 f"collection {state.name!r} was embedded otherwise ({differing}), and such embeddings cannot be "
                 "compared: set embedding_model to the collection's, or make a new collection"
             )
-        return self.embedder.embed, self._chunker(state.stamp["chunker"], state.name)
+        return self.embedder.embed
+
+    def chunker_for(self, state: CollectionState) -> Chunker:
+        """Return what chunks a collection's texts: it keeps the chunker that it began with; settings are for new ones."""
+        assert state.stamp is not None
+        stamp = state.stamp["chunker"]
+        chunker = Chunker(self.embedder.token_spans, stamp["max_tokens"], stamp["overlap_tokens"])
+        if chunker.stamp != stamp:
+            raise ModelMismatch(
+                f"collection {state.name!r} was chunked by {stamp['name']!r}, this Ragstone chunks by "
+                f"{chunker.stamp['name']!r}: make a new collection"
+            )
+        return chunker
 
     def answer(self, query: str, retrieval: Retrieval, metric: Metric, max_tokens: int | None) -> Iterator[Event]:
         """Answer a question from what was retrieved for it."""
@@ -188,16 +200,6 @@ class Ragstone:
         settings = self.settings
         max_tokens = min(settings.chunk_tokens, self.embedder.max_tokens)
         return Chunker(self.embedder.token_spans, max_tokens, settings.chunk_overlap_tokens)
-
-    def _chunker(self, stamp: dict[str, Any], name: str) -> Chunker:
-        """A collection keeps the chunker that it began with; settings are for new ones."""
-        chunker = Chunker(self.embedder.token_spans, stamp["max_tokens"], stamp["overlap_tokens"])
-        if chunker.stamp != stamp:
-            raise ModelMismatch(
-                f"collection {name!r} was chunked by {stamp['name']!r}, this Ragstone chunks by "
-                f"{chunker.stamp['name']!r}: make a new collection"
-            )
-        return chunker
 
     def _remember(self, state: CollectionState) -> Collection:
         with self._opening:

@@ -65,7 +65,7 @@ def prepared(folder: Path) -> DataFolder:
     if any(ord(letter) < 32 for letter in str(folder)):
         raise InvalidSettings("data", f"{str(folder)!r} has a control character; name a folder without one")
     try:
-        data = DataFolder(Path(os.path.realpath(folder.expanduser())))
+        data = DataFolder(Path(os.path.realpath(os.path.expanduser(folder))))
         is_new = not data.path.exists() or _check_content(data)
         data.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(data.path, os.R_OK | os.W_OK | os.X_OK):

@@ -1,5 +1,6 @@
 """The running PostgreSQL of a data folder: what it says of itself, whether it lives, how it is told to stop."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -55,11 +56,14 @@ def _pid_file(data: DataFolder) -> Path:
 
 def _works_in(pid: int, folder: Path) -> bool:
     """Say whether this process is a PostgreSQL on this folder, in which its main process works."""
-    if sys.platform == "linux":
+    if sys.platform != "linux":
+        command = ["/bin/ps", "-o", "command=", "-p", str(pid)]
+        asked = subprocess.run(command, capture_output=True, check=False, timeout=ASK_TIMEOUT_S)  # noqa: S603  # ours
+        return b"postgres" in asked.stdout and os.fsencode(folder) in asked.stdout
+    process = Path("/proc", str(pid))
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it is dead
         try:
-            return os.readlink(f"/proc/{pid}/cwd") == os.fspath(folder)
-        except OSError:  # no such process, or somebody else's
-            return False
-    command = ["/bin/ps", "-o", "command=", "-p", str(pid)]
-    asked = subprocess.run(command, capture_output=True, check=False, timeout=ASK_TIMEOUT_S)  # noqa: S603  # ours
-    return b"postgres" in asked.stdout and os.fsencode(folder) in asked.stdout
+            return os.readlink(process / "cwd") == os.fspath(folder)
+        except PermissionError:  # of another account's process, a container's root sees no more than this
+            return os.fsencode(folder) in (process / "cmdline").read_bytes().split(b"\0")
+    return False

@@ -6,6 +6,9 @@ PASS_TARGET_S = 0.1
 """A pass of passages should not keep a query waiting longer than about this."""
 
 FIRST_BUDGET_TOKENS = 1_024
+LEAST_WORTHWHILE_TOKENS = 512
+"""Below this a pass takes about as long whatever is in it: on a busy machine ever smaller passes would get nowhere."""
+
 LARGEST_STEP = 1.25
 UNMEASURED_TOKENS_PER_S = 5_000.0
 SHORTEST_RETRY_S, LONGEST_RETRY_S = 0.1, 60.0
@@ -27,7 +30,7 @@ class Pace:
         if tokens * 2 < self.budget_tokens:
             return
         self._tokens_per_s = tokens / max(seconds, 1e-6)
-        fitting = int(self._tokens_per_s * PASS_TARGET_S)
+        fitting = max(int(self._tokens_per_s * PASS_TARGET_S), LEAST_WORTHWHILE_TOKENS)
         lowest, highest = floor(self.budget_tokens / LARGEST_STEP), ceil(self.budget_tokens * LARGEST_STEP)
         self.budget_tokens = max(1, min(max(fitting, lowest), highest, self._batch_tokens))
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.embedding.pace import LONGEST_RETRY_S, PASS_TARGET_S, SHORTEST_RETRY_S, Pace
+from retrieval.embedding.pace import LEAST_WORTHWHILE_TOKENS, LONGEST_RETRY_S, PASS_TARGET_S, SHORTEST_RETRY_S, Pace
 
 
 def run_full_passes(pace, tokens_per_s, passes=60):
@@ -13,10 +13,10 @@ def run_full_passes(pace, tokens_per_s, passes=60):
 
 @given(tokens_per_s=st.floats(min_value=10, max_value=1e8), batch_tokens=st.integers(min_value=1, max_value=100_000))
 def test_the_budget_settles_at_what_the_model_does_in_the_target_time(tokens_per_s, batch_tokens):
-    """After full passes at one speed the budget is that speed times the target, within batch_tokens."""
+    """After full passes at one speed the budget is that speed times the target, within sensible bounds."""
     pace = Pace(batch_tokens)
     run_full_passes(pace, tokens_per_s)
-    settled = max(1, min(tokens_per_s * PASS_TARGET_S, batch_tokens))
+    settled = min(max(tokens_per_s * PASS_TARGET_S, LEAST_WORTHWHILE_TOKENS), batch_tokens)
     assert settled * 0.999 - 1 <= pace.budget_tokens <= settled * 1.001
 
 

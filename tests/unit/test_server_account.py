@@ -16,21 +16,25 @@ import pytest
 from backends.corpus import launch
 from backends.corpus.account import UNPRIVILEGED
 from backends.corpus.server import attach
-from tests.unit.server_user import ServerUser, postmaster_pid
+from tests.unit.server_user import ServerUser, is_running, postmaster_pid
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or sys.platform != "linux", reason="only root on Linux needs another account for PostgreSQL"
 )
 
-# Runs the rest of its command line where no further user namespace may be made, if it is told so ("go") in time.
-WITHOUT_NAMESPACES = """
+# Runs the rest of its command line as a root that may do no more than in the usual container: no further user
+# namespace, and only these capabilities (CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP).
+AS_IN_A_CONTAINER = """
 import ctypes, os, sys
-status = ctypes.CDLL(None).unshare(0x10000000)
+libc = ctypes.CDLL(None)
+status = libc.unshare(0x10000000)
 print("inside" if status == 0 else "refused", flush=True)
 if status == 0:
     assert os.read(0, 3) == b"go\\n"
     with open("/proc/sys/user/max_user_namespaces", "w") as limit:
         limit.write("0")
+for capability in set(range(64)) - {0, 1, 3, 4, 5, 6, 7, 8}:
+    libc.prctl(24, capability, 0, 0, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
@@ -51,9 +55,9 @@ def reachable() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-def without_namespaces(folder: Path) -> ServerUser:
-    """Attach in a process that is root and may make no user namespace, for which it gets one to be root in."""
-    user = ServerUser(folder, prefix=(sys.executable, "-I", "-S", "-c", WITHOUT_NAMESPACES))
+def in_a_container(folder: Path) -> ServerUser:
+    """Attach in a process whose root is as weak as a container's, for which it gets a namespace to be root in."""
+    user = ServerUser(folder, prefix=(sys.executable, "-I", "-S", "-c", AS_IN_A_CONTAINER))
     assert user.process.stdout
     assert user.process.stdin
     if user.process.stdout.readline() == "inside\n":
@@ -109,7 +113,7 @@ def test_root_without_namespaces_takes_an_account(reachable: Path) -> None:
     """Where namespaces are refused, an unprivileged account runs the server and owns its files, and no one else's."""
     folder = reachable / "data"
     before = modes_above(folder)
-    user = without_namespaces(folder)
+    user = in_a_container(folder)
     user.url()
     accounts = {entry.pw_uid for entry in pwd.getpwall() if entry.pw_name in UNPRIVILEGED}
     assert owner_of(postmaster_pid(folder)) in accounts
@@ -129,7 +133,7 @@ def test_a_corpus_goes_from_one_way_to_the_other(reachable: Path) -> None:
     with psycopg.connect(server.url) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
     server.detach()
-    user = without_namespaces(folder)
+    user = in_a_container(folder)
     user.url()
     user.leave()
     server = attach(folder)
@@ -143,7 +147,7 @@ def test_a_parent_that_the_account_may_not_enter_is_named(reachable: Path) -> No
     """Where the account cannot reach the data, the error says which folder is in the way and what to do."""
     shut = reachable / "shut"
     shut.mkdir(mode=0o700)
-    words = without_namespaces(shut / "data").failure()
+    words = in_a_container(shut / "data").failure()
     assert f"may not enter {shut};" in words
     assert "InvalidSettings: data: " in words
     assert "run Ragstone as an ordinary user" in words
@@ -160,11 +164,19 @@ def test_root_serves_another_users_corpus_as_that_user(reachable: Path) -> None:
     assert owner_of(postmaster_pid(folder)) == nobody.pw_uid
     server.detach()
     assert {path.lstat().st_uid for path in folder.rglob("*")} == {nobody.pw_uid}
-    user = as_account(folder, nobody.pw_uid, nobody.pw_gid)
-    user.url()
-    again = attach(folder)
-    user.leave()
-    again.detach()
+    for root_starts in (False, True):
+        first = attach(folder) if root_starts else None
+        user = as_account(folder, nobody.pw_uid, nobody.pw_gid)
+        user.url()
+        second = attach(folder)
+        if first:
+            first.detach()
+            second.detach()
+            user.leave()
+        else:
+            user.leave()
+            second.detach()
+        assert not is_running(folder)
 
 
 def test_a_number_without_a_name_makes_a_corpus(reachable: Path) -> None:
