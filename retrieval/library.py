@@ -173,7 +173,7 @@ class Ragstone:
         return self.embedder.embed
 
     def chunker_for(self, state: CollectionState) -> Chunker:
-        """Return what chunks a collection's texts: it keeps the chunker that it began with; settings are for new ones."""
+        """Return what chunks a collection's texts: what it began with, since settings are for new collections."""
         assert state.stamp is not None
         stamp = state.stamp["chunker"]
         chunker = Chunker(self.embedder.token_spans, stamp["max_tokens"], stamp["overlap_tokens"])

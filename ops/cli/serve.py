@@ -32,7 +32,6 @@ def serve(
         run_until_stopped(
             create_app(rag),
             listener,
-            access_log=here.verbose,
             ready=lambda: output.results.print(
                 f"Ragstone is at {url} (try {url}/docs). Ctrl-C stops it.", soft_wrap=True
             ),
