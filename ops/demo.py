@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backends.errors import CollectionNotFound
-from ops.ingesting import Ingested, run_ingest
+from ops.ingesting import Ingested, Measured, run_ingest
 from ops.output import Output
 from retrieval import Answer, Document, Ragstone
 from retrieval.ingest import Source
@@ -29,7 +29,9 @@ def demonstrate(rag: Ragstone, output: Output) -> Demonstrated:
     except CollectionNotFound:
         collection = rag.create_collection(COLLECTION)
     topics = list(reference())
-    ingested = run_ingest(collection, [Source("pydoc_data.topics", lambda: iter(topics))], len(topics), output)
+    size_bytes = sum(len(topic.text) for topic in topics)
+    source = Measured(Source("pydoc_data.topics", lambda: iter(topics)), len(topics), size_bytes)
+    ingested = run_ingest(collection, [source], output)
     collection.wait_until_indexed()
     answer = collection.generate(QUESTION)
     return Demonstrated(documents=collection.count(), ingested=ingested, answer=answer)

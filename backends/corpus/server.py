@@ -5,6 +5,7 @@ whether it runs are three file locks (see DataFolder), which the system gives ba
 the last users are killed, the guardian (guardian.py) stops the server soon afterwards.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -139,9 +140,12 @@ def _start(data: DataFolder, say: Say) -> Path:
 
 
 def _stop(data: DataFolder, say: Say) -> None:
-    pid = running_postmaster(data)
+    server, pid = read_postmaster(data), running_postmaster(data)
     if pid is not None:
         data.server.write_text(STOPPING)  # whoever comes after a kill of ours must not join a server that stops
         order_stop(pid)
     wait_until(lambda: not is_held(data.server), f"the PostgreSQL in {data.path} to write its data and stop", say)
     reap_guardian(data)
+    if server is not None:
+        with contextlib.suppress(OSError):  # the guardian did it, unless it was killed
+            server.socket_folder.rmdir()

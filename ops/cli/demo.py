@@ -9,8 +9,8 @@ from rich.text import Text
 from ops.cli.query import show_answer
 from ops.cli.session import is_url, session
 from ops.demo import COLLECTION, QUESTION, Demonstrated, demonstrate
-from ops.ingesting import duration
 from ops.output import Output
+from ops.progress import duration
 
 FOLDER = "ragstone-demo"
 """Where the demonstration keeps its corpus: beside the user's own, which it leaves alone."""

@@ -12,12 +12,13 @@ from backends.errors import CollectionNotFound, InvalidInput
 from ops.cli.failures import FINDING
 from ops.cli.options import Collection, Json
 from ops.cli.session import session
-from ops.ingesting import Ingested, count_documents, duration, run_ingest
+from ops.ingesting import Ingested, measure, run_ingest
 from ops.output import Output, printable
+from ops.progress import duration
 from retrieval import Collection as OpenCollection
 from retrieval import Ragstone
 from retrieval.checking import check_name
-from retrieval.ingest import FileReport, from_files
+from retrieval.ingest import FileReport
 from retrieval.parsing import SUFFIXES, FoundFiles, find_files
 
 EXAMPLES = 5
@@ -42,7 +43,7 @@ def ingest(
     with session(context).open(output, creating=True) as rag:
         opened, created = _open_or_create(rag, collection, output)
         try:
-            done = run_ingest(opened, from_files(files), count_documents(files), output)
+            done = run_ingest(opened, measure(files), output)
         except KeyboardInterrupt:
             output.note("What was ingested is kept; the same command goes on from there.")
             raise
@@ -89,9 +90,10 @@ def _json(done: Ingested, left_out: Sequence[Path]) -> dict[str, Any]:
 
 def _show(console: Console, done: Ingested, left_out: Sequence[Path]) -> None:
     report = done.report
+    embedded = f" ({report.chunks:,} chunks, {done.chunks_per_s:,.0f} chunks/s)" if report.chunks else ""
     console.print(
-        f"{report.upserted:,} documents upserted ({report.chunks:,} chunks), {report.unchanged:,} unchanged, "
-        f"in {duration(done.duration_s)} ({done.chunks_per_s:,.0f} chunks/s).",
+        f"{report.upserted:,} documents upserted{embedded}, {report.unchanged:,} unchanged, "
+        f"in {duration(done.duration_s)}.",
         soft_wrap=True,
     )
     if done.skipped_empty:

@@ -82,11 +82,9 @@ def _hits_table(hits: Iterable[Hit]) -> Table:
 
 
 def _source(citation: Citation) -> Text:
-    title = f"  {citation.title}" if citation.title else ""
-    where = f"  characters {citation.start} to {citation.end}"
-    return Text.assemble(
-        (f"[{citation.number}] ", "bold"), (printable(citation.document_id), "bold"), printable(title), (where, "dim")
-    )
+    document = f"[{citation.number}] {printable(citation.document_id)}"
+    title = f"  {printable(citation.title)}" if citation.title else ""
+    return Text.assemble((document, "bold"), f", characters {citation.start} to {citation.end}", (title, "dim"))
 
 
 def _quotation(citation: Citation) -> Padding:

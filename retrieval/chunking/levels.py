@@ -57,13 +57,15 @@ def find_levels(text: str, words: Words, tokens: TokenSpans) -> Levels:
 def _within(words: Words, positions: Positions) -> Positions:
     """Those of `positions` that are inside a word."""
     word = np.searchsorted(words[:, 0], positions, side="right") - 1
-    return positions[(word >= 0) & (positions < words[word, 1])]
+    inside: Positions = positions[(word >= 0) & (positions < words[word, 1])]
+    return inside
 
 
 def _next_words(words: Words, positions: Positions) -> Positions:
     """Where a word begins at or after each of `positions`, those without one left out."""
     word = np.searchsorted(words[:, 0], positions)
-    return words[word[word < len(words)], 0]
+    starts: Positions = words[word[word < len(words)], 0]
+    return starts
 
 
 def _raise(levels: Levels, positions: Positions, level: Level) -> None:

@@ -81,7 +81,9 @@ def test_a_program_that_cannot_be_run_is_in_the_log(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     places = [tmp_path / name for name in ("log", "users", "transition", "sockets")]
     command = [sys.executable, "-I", "-S", guardian.__file__, *places, tmp_path / "missing"]
-    assert subprocess.run(command, check=False, timeout=30).returncode == 0
+    with (tmp_path / "users").open() as users:
+        fcntl.flock(users, fcntl.LOCK_SH)  # deserted, it would stop the program at once
+        assert subprocess.run(command, check=False, timeout=30).returncode == 0
     assert (tmp_path / "log").read_text() == f"{tmp_path / 'missing'}: No such file or directory\n"
 
 

@@ -156,6 +156,7 @@ def test_an_orphan_without_a_guardian_is_joined(folder: Path) -> None:
     assert answers(url)
     server.detach()
     assert not is_running(folder)
+    assert not Path(str(conninfo_to_dict(url)["host"])).exists()
 
 
 @pytest.mark.parametrize("seed", range(2))
