@@ -27,13 +27,15 @@ def demonstrate(rag: Ragstone, output: Output) -> Demonstrated:
     try:
         collection = rag.collection(COLLECTION)
     except CollectionNotFound:
-        collection = rag.create_collection(COLLECTION)
+        with output.waiting("Loading the embedding model ..."):
+            collection = rag.create_collection(COLLECTION)
     topics = list(reference())
     size_bytes = sum(len(topic.text) for topic in topics)
     source = Measured(Source("pydoc_data.topics", lambda: iter(topics)), len(topics), size_bytes)
     ingested = run_ingest(collection, [source], output)
     collection.wait_until_indexed()
-    answer = collection.generate(QUESTION)
+    with output.waiting("Looking for an answer ..."):
+        answer = collection.generate(QUESTION)
     return Demonstrated(documents=collection.count(), ingested=ingested, answer=answer)
 
 

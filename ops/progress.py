@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.table import Column
 
 from ops.output import Output
 from retrieval.ingest import IngestReport
@@ -65,10 +66,11 @@ def showing(output: Output, work: Work) -> Iterator[Watch]:
     if not output.notes.is_terminal:
         yield _Lines(output, work)
         return
-    columns = (BarColumn(bar_width=None), TaskProgressColumn(), TextColumn("{task.description}"))
+    percent = TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4))
+    columns = (SpinnerColumn(), BarColumn(bar_width=None), percent, TextColumn("{task.description}"))
     with Progress(*columns, console=output.notes, transient=True) as progress:
         started_s = time.monotonic()
-        task = progress.add_task("reading", total=1.0)
+        task = progress.add_task("working on the first documents", total=1.0)
 
         def watch(report: IngestReport) -> None:
             line = how_far(work, report, time.monotonic() - started_s)

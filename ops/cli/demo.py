@@ -1,6 +1,10 @@
 """`ragstone demo`: the main job on real documents, in one command."""
 
+import os
 import shlex
+import shutil
+import sys
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -50,14 +54,18 @@ def _ingested(shown: Demonstrated) -> str:
 
 
 def _show_next(console: Console, data: str) -> None:
-    ragstone = "ragstone" if is_url(data) else f"ragstone --data {shlex.quote(data)}"
-    console.print("PostgreSQL is stopped, and nothing is left running. Next:" if not is_url(data) else "Next:")
+    # A URL may hold a password.
+    ragstone = f"{_command()} --data {'URL' if is_url(data) else shlex.quote(data)}"
+    console.print("The demonstration has left nothing running. Next:")
     for command, why in (
-        (
-            f'{ragstone} ask {COLLECTION} "What happens in a finally clause when an exception occurs?"',
-            "ask it something else",
-        ),
+        (f'{ragstone} ask {COLLECTION} "What is a lambda?"', "ask it something else"),
         (f"{ragstone} ingest my-notes path/to/a/folder", "ingest documents of your own"),
         (f"{ragstone} serve", "serve them over HTTP; /docs shows the API"),
     ):
         console.print(Text.assemble("  ", (command, "bold"), "\n      ", (why, "dim")), soft_wrap=True)
+
+
+def _command() -> str:
+    """`ragstone` as it can be typed here: by its path where it is not on the PATH."""
+    called = Path(sys.argv[0])
+    return os.path.relpath(called) if called.name == "ragstone" and not shutil.which("ragstone") else "ragstone"

@@ -15,7 +15,8 @@ _WORD = re.compile(r"\S+")
 class Boundaries:
     """The n places where a text may be cut, its beginning and its end included: arrays [n], ascending.
 
-    No stretch between two boundaries is white space alone: space belongs to what stands before it.
+    No stretch between two boundaries is white space alone: space belongs to what stands before it. The level of
+    the beginning and of the end is that of a heading.
     `tokens_until` counts the tokens that begin before a boundary and before the space in front of it,
     `tokens_before` those that end by then: from boundary i to j there are
     `tokens_until[j] - tokens_before[i]`, where a token that a cut goes through counts on both sides.
@@ -34,11 +35,12 @@ def find_boundaries(text: str, tokens: TokenSpans) -> Boundaries:
     first_word = words[0, 0]
     inside = np.flatnonzero(levels < Level.NONE)
     positions = np.concatenate([[0], inside[inside > first_word], [len(text)]])
+    boundary_levels = np.concatenate([[Level.HEADING], levels[positions[1:-1]], [Level.HEADING]]).astype(np.uint8)
     words_before = np.searchsorted(words[:, 0], positions)
     ends = np.minimum(positions, words[np.maximum(words_before - 1, 0), 1])
     return Boundaries(
         positions=positions,
-        levels=np.append(levels, np.uint8(Level.NONE))[positions],
+        levels=boundary_levels,
         tokens_before=np.searchsorted(np.sort(tokens[:, 1]), np.maximum(positions, first_word), side="right"),
         tokens_until=np.searchsorted(np.sort(tokens[:, 0]), ends, side="left"),
     )

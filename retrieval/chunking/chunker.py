@@ -61,7 +61,7 @@ class Chunker:
         text = document.text
         if not text or text.isspace():
             return []
-        budget = self._max_tokens - SPECIAL_TOKENS - len(self._token_spans(self._title(document.title)))
+        budget = self._budget(document.title)
         tokens = _counted(self._tokens(text))
         if len(tokens) <= budget:
             return [Chunk(text=text, start=0, end=len(text))]
@@ -71,6 +71,11 @@ class Chunker:
     def passage_text(self, title: str, text: str) -> str:
         """The text to embed for a chunk: it fits, since a very long title is cut to a quarter of `max_tokens`."""
         return passage_text(self._title(title), text)
+
+    def _budget(self, title: str) -> int:
+        """The tokens that are left for a chunk's own text."""
+        before_text = f"{self._title(title)} ".lstrip()
+        return self._max_tokens - SPECIAL_TOKENS - len(self._token_spans(before_text))
 
     def _title(self, title: str) -> str:
         tokens = self._token_spans(title)

@@ -48,7 +48,7 @@ def find_levels(text: str, words: Words, tokens: TokenSpans) -> Levels:
     levels[_within(words, tokens[:, 0])] = Level.TOKEN
     levels[words[:, 0]] = Level.WORD
     _mark_lines(levels, text, words)
-    _raise(levels, _next_words(words, sentence_ends(text)), Level.SENTENCE)
+    _raise(levels, _following(words, sentence_ends(text)), Level.SENTENCE)
     _mark_items(levels, text, words)
     _mark_blocks(levels, text, words)
     return levels
@@ -61,11 +61,12 @@ def _within(words: Words, positions: Positions) -> Positions:
     return inside
 
 
-def _next_words(words: Words, positions: Positions) -> Positions:
-    """Where a word begins at or after each of `positions`, those without one left out."""
-    word = np.searchsorted(words[:, 0], positions)
-    starts: Positions = words[word[word < len(words)], 0]
-    return starts
+def _following(words: Words, positions: Positions) -> Positions:
+    """The first character at or after each of `positions` that is no white space, if there is one."""
+    word = np.searchsorted(words[:, 1], positions, side="right")
+    exists = word < len(words)
+    following: Positions = np.maximum(positions[exists], words[word[exists], 0])
+    return following
 
 
 def _raise(levels: Levels, positions: Positions, level: Level) -> None:
@@ -88,7 +89,7 @@ def _mark_lines(levels: Levels, text: str, words: Words) -> None:
 def _mark_items(levels: Levels, text: str, words: Words) -> None:
     markers = np.fromiter((edge for item in _ITEM.finditer(text) for edge in item.span("marker")), np.int64)
     _raise(levels, markers[::2], Level.ITEM)
-    contents = _next_words(words, markers[1::2])
+    contents = _following(words, markers[1::2])
     levels[contents] = np.maximum(levels[contents], Level.WORD)  # an item's text stays with its marker
 
 
@@ -96,13 +97,13 @@ def _mark_blocks(levels: Levels, text: str, words: Words) -> None:
     headings, code = _blocks(text, levels, first_word=int(words[0, 0]))
     for start, end in code:
         _lower(levels, start + 1, end, Level.LINE)
-    following = -1
-    for start, end in headings:
-        if start != following:  # of headings in a row, the first: they stay with the text that follows
+    nth_words = np.searchsorted(words[:, 0], [end for _, end in headings])
+    previous = -1
+    for (start, _), following in zip(headings, np.append(words[:, 0], len(text))[nth_words], strict=True):
+        if start != previous:  # of headings in a row, the first: they stay with the text that follows
             levels[start] = Level.HEADING
-        nth = np.searchsorted(words[:, 0], end)
-        following = int(words[nth, 0]) if nth < len(words) else len(text)
         _lower(levels, start + 1, following + 1, Level.WORD)
+        previous = following
 
 
 def _blocks(text: str, levels: Levels, first_word: int) -> tuple[list[Span], list[Span]]:

@@ -16,25 +16,20 @@ def pack(boundaries: Boundaries, budget: int, overlap_tokens: int) -> list[tuple
 
     Only what no boundary divides is longer. `overlap_tokens` is less than `budget`.
     """
-    packing = _Packing(
-        boundaries,
-        budget,
-        overlap_tokens,
-        headings=np.flatnonzero(boundaries.levels == Level.HEADING),
-        sentences=np.flatnonzero(boundaries.levels <= Level.SENTENCE),
-    )
+    wanted = (Level.HEADING, Level.SENTENCE, Level.WORD)
+    indexes = {level: np.flatnonzero(boundaries.levels <= level) for level in wanted}
+    packing = _Packing(boundaries, budget, overlap_tokens, indexes)
     return [(int(boundaries.positions[a]), int(boundaries.positions[b])) for a, b in packing.chunks()]
 
 
 @dataclass(frozen=True, slots=True)
 class _Packing:
-    """Chunks as pairs of indexes into the boundaries. `headings` and `sentences` are such indexes too."""
+    """Chunks as pairs of indexes into the boundaries; `indexes` has those of boundaries of a level or a better."""
 
     boundaries: Boundaries
     budget: int
     overlap_tokens: int
-    headings: Positions
-    sentences: Positions
+    indexes: dict[Level, Positions]
 
     def chunks(self) -> list[tuple[int, int]]:
         last = len(self.boundaries.positions) - 1
@@ -53,19 +48,18 @@ class _Packing:
         """The best end after `previous_end` for a chunk that begins at `start`."""
         until = self.boundaries.tokens_until
         tokens_before = self.boundaries.tokens_before[start]
-        farthest = int(np.searchsorted(until, tokens_before + self.budget, side="right")) - 1
+        fitting = int(np.searchsorted(until, tokens_before + self.budget, side="right")) - 1
+        farthest = max(fitting, previous_end + 1)
         if farthest == len(until) - 1:
             return farthest
-        candidates = slice(previous_end + 1, max(farthest, previous_end + 1) + 1)
+        candidates = slice(previous_end + 1, farthest + 1)
         fill = (until[candidates] - tokens_before) / self._wanted_tokens(start, farthest)
         costs = _COSTS[self.boundaries.levels[candidates]] + np.abs(1 - fill)
         return previous_end + 1 + int(np.argmin(costs))
 
     def _wanted_tokens(self, start: int, farthest: int) -> float:
         """The tokens of each chunk if those up to the next section, or to the end, were all of one size."""
-        nth = np.searchsorted(self.headings, farthest, side="right")
-        section_end = int(self.headings[nth]) if nth < len(self.headings) else len(self.boundaries.positions) - 1
-        rest = self._tokens(start, section_end) - self.overlap_tokens
+        rest = self._tokens(start, self._first(Level.HEADING, farthest + 1)) - self.overlap_tokens
         count = -(-rest // (self.budget - self.overlap_tokens))
         return rest / count + self.overlap_tokens
 
@@ -74,14 +68,17 @@ class _Packing:
         boundaries = self.boundaries
         if boundaries.levels[end] == Level.HEADING or not self.overlap_tokens:
             return end
-        earliest = np.searchsorted(boundaries.tokens_before, boundaries.tokens_until[end] - self.overlap_tokens)
-        lowest = max(start + 1, int(earliest), self._section_start(end))
-        nth = np.searchsorted(self.sentences, lowest)
-        overlapping = int(self.sentences[nth]) if nth < len(self.sentences) else end
-        follows = min(end + 1, len(boundaries.positions) - 1)
-        fits = overlapping < end and self._tokens(overlapping, follows) <= self.budget
-        return overlapping if fits else end
+        overlap_begins = boundaries.tokens_until[end] - self.overlap_tokens
+        earliest = int(np.searchsorted(boundaries.tokens_before, overlap_begins))
+        sentence = self._first(Level.SENTENCE, max(start + 1, earliest, self._section_start(end)))
+        leaves_room = self._tokens(sentence, self._first(Level.WORD, end + 1)) <= self.budget
+        return sentence if sentence < end and leaves_room else end
+
+    def _first(self, level: Level, least: int) -> int:
+        """The first boundary of that level or a better one whose index is at least `least`."""
+        indexes = self.indexes[level]
+        return int(indexes[np.searchsorted(indexes, least)])
 
     def _section_start(self, end: int) -> int:
-        nth = int(np.searchsorted(self.headings, end))
-        return int(self.headings[nth - 1]) if nth else 0
+        headings = self.indexes[Level.HEADING]
+        return int(headings[np.searchsorted(headings, end) - 1])

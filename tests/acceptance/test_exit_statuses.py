@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,46 +31,53 @@ def refused(done: Done, status: int, code: str, says: str) -> None:
     assert len(done.err.strip().splitlines()) == 1, done.err
 
 
-@pytest.mark.parametrize(
-    ("args", "code", "says"),
-    [
-        (["retrieve", "nowhere", "q"], "collection_not_found", "nowhere"),
-        (["retrieve", "a/b", "q"], "invalid_name", "a/b"),
-        (["retrieve", "small", " "], "invalid_input", "query"),
-        (["retrieve", "small", "q", "--top-k", "0"], "usage", "--top-k"),
-        (["retrieve", "small", "q", "--top-k", "1000000"], "invalid_input", "top_k"),
-        (["retrieve", "small", "q", "--filter", "{"], "invalid_filter", "not JSON"),
-        (["retrieve", "small", "q", "--filter", '{"a": {"$near": 1}}'], "invalid_filter", "$near"),
-        (["retrieve", "small", "q", "--filter", '{"a\' OR 1=1 --": 1}'], "invalid_filter", "a' OR 1=1 --"),
-        (["retrieve", "small", "q", "--filter", "[1]"], "invalid_filter", "filter"),
-        (["retrieve", "small", "q", "--mode", "hybrid"], "not_built_yet", "hybrid"),
-        (["retrieve", "small", "q", "--mode", "psychic"], "usage", "psychic"),
-        (["retrieve", "small"], "usage", "QUERY"),
-        (["ask", "small", "q", "--data", "x"], "usage", "before the command"),
-        (["collections", "create", "small"], "collection_exists", "small"),
-        (["collections", "create", "quo'te"], "invalid_name", "quo'te"),
-        (["collections", "create", "n" * 10_000], "invalid_name", "name"),
-        (["collections", "create", "new", "--embedding-model", "other"], "model_mismatch", "other"),
-        (["collections", "create", "new", "--embedding-model", "hashing", "--dimension", "3"], "invalid_input", "one"),
-        (["collections", "delete", "small"], "invalid_input", "--yes"),
-        (["ingest", "new", "missing.txt"], "invalid_input", "missing.txt"),
-        (["ingest", "a/b", str(Path(__file__).parent)], "invalid_name", "a/b"),
-        (["ingest", "new", __file__], "invalid_input", ".py"),
-        (["ingest", "new", str(Path(__file__).parent)], "invalid_input", "found no"),
-        (["eval", "small", "--queries", "missing", "--qrels", "missing"], "invalid_input", "queries"),
-        (["backup", "create", "--repo", "s3://bucket", "--incremental"], "not_built_yet", "backup create"),
-        (["move", "start", "small", "--to", "faiss"], "not_built_yet", "move start"),
-        (["health"], "not_built_yet", "health"),
-        (["frobnicate"], "usage", "frobnicate"),
-    ],
-    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
-)
-def test_wrong_usage_ends_with_status_2(small: Ragstone, args: list[str], code: str, says: str) -> None:
+WRONG = [
+    (["retrieve", "nowhere", "q"], "collection_not_found", "nowhere"),
+    (["retrieve", "a/b", "q"], "invalid_name", "a/b"),
+    (["retrieve", "small", " "], "invalid_input", "query"),
+    (["retrieve", "small", "q", "--top-k", "0"], "usage", "--top-k"),
+    (["retrieve", "small", "q", "--top-k", "1000000"], "invalid_input", "top_k"),
+    (["retrieve", "small", "q", "--filter", "{"], "invalid_filter", "not JSON"),
+    (["retrieve", "small", "q", "--filter", '{"a": {"$near": 1}}'], "invalid_filter", "$near"),
+    (["retrieve", "small", "q", "--filter", '{"a\' OR 1=1 --": 1}'], "invalid_filter", "a' OR 1=1 --"),
+    (["retrieve", "small", "q", "--filter", "[1]"], "invalid_filter", "filter"),
+    (["retrieve", "small", "q", "--mode", "hybrid"], "not_built_yet", "hybrid"),
+    (["retrieve", "small", "q", "--mode", "psychic"], "usage", "psychic"),
+    (["retrieve", "small"], "usage", "QUERY"),
+    (["ask", "small", "q", "--data", "x"], "usage", "before the command"),
+    (["collections", "create", "small"], "collection_exists", "small"),
+    (["collections", "create", "quo'te"], "invalid_name", "quo'te"),
+    (["collections", "create", "n" * 10_000], "invalid_name", "name"),
+    (["collections", "create", "new", "--embedding-model", "other"], "model_mismatch", "other"),
+    (["collections", "create", "new", "--embedding-model", "hashing", "--dimension", "3"], "invalid_input", "one"),
+    (["collections", "delete", "small"], "invalid_input", "--yes"),
+    (["ingest", "new", "missing.txt"], "invalid_input", "missing.txt"),
+    (["ingest", "a/b", str(Path(__file__).parent)], "invalid_name", "a/b"),
+    (["ingest", "new", __file__], "invalid_input", ".py"),
+    (["ingest", "new", str(Path(__file__).parent)], "invalid_input", "found no"),
+    (["eval", "small", "--queries", "missing", "--qrels", "missing"], "invalid_input", "queries"),
+    (["backup", "create", "--repo", "s3://bucket", "--incremental"], "not_built_yet", "backup create"),
+    (["move", "start", "small", "--to", "faiss"], "not_built_yet", "move start"),
+    (["health"], "not_built_yet", "health"),
+    (["frobnicate"], "usage", "frobnicate"),
+]
+
+
+@pytest.fixture(scope="module")
+def outcomes(small: Ragstone) -> list[Done]:
+    """What came of each command of WRONG, which run a few at a time."""
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(lambda case: small(*case[0], "--json"), WRONG))
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)), ids=lambda number: " ".join(WRONG[number][0])[:60])
+def test_wrong_usage_ends_with_status_2(outcomes: list[Done], number: int) -> None:
     """What the caller can mend names itself in one line, and as JSON where that was asked for."""
-    refused(small(*args, "--json"), 2, code, says)
+    _, code, says = WRONG[number]
+    refused(outcomes[number], 2, code, says)
 
 
-def test_nothing_was_changed_by_bad_input(small: Ragstone) -> None:
+def test_nothing_was_changed_by_bad_input(small: Ragstone, outcomes: list[Done]) -> None:
     """After all of these, the collection is as it was, and none of the refused ones was made."""
     listed = small("collections", "list", "--json").json["collections"]
     assert "new" not in {info["name"] for info in listed}

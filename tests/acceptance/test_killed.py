@@ -17,7 +17,8 @@ from tests.acceptance.command import Ragstone, postgres_of, wait_for
 SETTINGS = retrieval.Settings(embedding_model="hashing")
 ROUNDS = 10
 BATCH = 5
-LOOKED_INTO = 10
+DOCUMENTS = 600
+LOOKED_INTO = 5
 
 
 def document(number: int, version: int) -> dict[str, object]:
@@ -102,13 +103,13 @@ def test_a_killed_ingest_leaves_whole_documents_and_goes_on(tmp_path: Path) -> N
     data, corpus = tmp_path / "data", tmp_path / "corpus.jsonl"
     ragstone = Ragstone(data)
     for round_ in range(ROUNDS):
-        lines = [json.dumps(document(number, round_)) + "\n" for number in range(1_000)]
+        lines = [json.dumps(document(number, round_)) + "\n" for number in range(DOCUMENTS)]
         corpus.write_text("".join(lines), encoding="utf-8")
         process = ragstone.start("ingest", "kept", corpus)
         wait_for(lambda: postgres_of(data), within_s=60)
-        time.sleep(random.uniform(0, 2))
+        time.sleep(random.uniform(0, 1.2))
         kill(process, data, with_postgres=round_ % 2 == 0)
         check_whole(data, {})
     done = ragstone.ingest("kept", corpus)
-    assert done["upserted"] + done["unchanged"] == 1_000
-    check_whole(data, {f"d{number}": ROUNDS - 1 for number in range(1_000)})
+    assert done["upserted"] + done["unchanged"] == DOCUMENTS
+    check_whole(data, {f"d{number}": ROUNDS - 1 for number in range(DOCUMENTS)})

@@ -1,0 +1,1 @@
+"""Text to embeddings: the seam, its adapters, and the batcher that everybody shares."""
