@@ -65,9 +65,13 @@ class Database:
     @contextmanager
     def connection(self, settings: dict[str, str] | None = None) -> Iterator[Connection]:
         """Lend a connection in autocommit mode, its session set to `settings` (and to the defaults elsewhere)."""
-        with errors_mapped(), self._pool.connection() as connection:
-            _apply(connection, settings or {})
-            yield connection
+        with errors_mapped():
+            connection = self._pool.getconn()
+            try:
+                _apply(connection, settings or {})
+                yield connection
+            finally:
+                self._pool.putconn(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

@@ -150,7 +150,8 @@ class HtmlText:
             self._line.append(" ")
             return
         self._emit(self._taken_line())
-        self._gap = max(self._gap, gap)
+        if not self._prefix:  # a paragraph that begins an item stands beside its marker
+            self._gap = max(self._gap, gap)
 
     def _emit(self, text: str) -> None:
         if text:

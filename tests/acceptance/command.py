@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,23 +102,31 @@ class Server:
 
 def postgres_of(data: Path) -> list[psutil.Process]:
     """Return the PostgreSQL processes that work in the folder `data`."""
-    return [process for process in left_running(data) if process.name() == "postgres"]
+    return _processes(lambda process: process.name() == "postgres" and _works_in(process, data))
 
 
 def left_running(data: Path) -> list[psutil.Process]:
     """Return the processes that work in the folder `data` or that were given it on their command line."""
+    named = str(data.resolve())
+    return _processes(lambda process: _works_in(process, data) or any(named in word for word in process.cmdline()))
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    return Path(process.cwd()).is_relative_to(folder.resolve())
+
+
+def _processes(wanted: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            named = any(str(data.resolve()) in word for word in process.cmdline())
-            if named or Path(process.cwd()).is_relative_to(data.resolve()):
+            if wanted(process):
                 found.append(process)
         except psutil.Error:
             continue  # it ended meanwhile
     return found
 
 
-def wait_for(condition: Any, within_s: float = 15.0) -> bool:
+def wait_for(condition: Callable[[], object], within_s: float = 15.0) -> bool:
     """Wait until `condition()` holds; False where it did not within the time."""
     deadline_s = time.monotonic() + within_s
     while not condition():

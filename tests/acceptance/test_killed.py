@@ -5,6 +5,7 @@ import random
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def kill(process: subprocess.Popen[str], data: Path, *, with_postgres: bool) -> 
     process.kill()
     killed = postgres_of(data) if with_postgres else []
     for postgres in killed:
-        postgres.kill()
+        with suppress(psutil.NoSuchProcess):
+            postgres.kill()
     psutil.wait_procs(killed, timeout=60)
     process.communicate(timeout=60)
 

@@ -254,9 +254,13 @@ def test_a_long_document_is_tokenized_once_and_in_parts(monkeypatch: pytest.Monk
     whole = cut(text)
     seen: list[str] = []
     monkeypatch.setattr(chunker, "TOKENIZED_AT_ONCE", 50)
-    recording = Chunker(lambda part: (seen.append(part), words(part))[1], 32)
-    assert recording.chunk(Document(id="d", text=text)) == whole
-    assert "".join(seen) == text
+
+    def recorded(part: str) -> TokenSpans:
+        seen.append(part)
+        return words(part)
+
+    assert Chunker(recorded, 32).chunk(Document(id="d", text=text)) == whole
+    assert "".join(seen) == text  # and the empty title
     assert len(seen) > 10
 
 
