@@ -279,7 +279,10 @@ def _unknown(operator: object) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = type(value).__name__
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -8,13 +8,12 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import psycopg
 
 from backends.base import VectorIndex
-from backends.corpus.collections import BUILD_LOCK_SPACE, CollectionState, gone
+from backends.corpus.collections import BUILD_LOCK_SPACE, CollectionState, tables_of
 from backends.corpus.database import Connection, Database
 from backends.corpus.queries import query
 from backends.corpus.search import OPERATOR, FoundChunk, parameter, run
@@ -36,7 +35,6 @@ EF_CONSTRUCTION = 64
 MAX_EF_SEARCH = 1_000
 MAX_SCAN_TUPLES = 20_000
 STATE_TTL_S = 2.0
-MAX_MAINTENANCE_BYTES = 4 << 30
 
 _OPERATOR_CLASS: dict[tuple[Precision, Metric], str] = {
     ("half", "cosine"): "halfvec_cosine_ops",
@@ -95,19 +93,25 @@ class PgvectorIndex(VectorIndex):
     def build(self, batches: Iterable[Batch] = (), applied: int = 0) -> None:
         """Build what is missing from the rows that are there, while writers and searches go on.
 
-        The batches are not read: the embeddings are in the same database. Returns at once where another process
-        builds, and early when the build is cancelled. What an interrupted build left behind is dropped first.
+        The batches are not read: the embeddings are in the same database.
         """
         del batches, applied
+        self.build_missing()
+
+    def build_missing(self) -> bool:
+        """Build what is missing, and return whether all is there now.
+
+        False where another process builds, or where the build was cancelled. What an interrupted build left
+        behind is dropped first. HNSW comes last: where it is there, the rest is.
+        """
         try:
-            with self._build_lock() as connection:
+            with tables_of(self._collection.name), self._build_lock() as connection:
                 if connection is not None:
-                    self._build_missing(connection)
+                    self._build_in_order(connection)
         except psycopg.errors.QueryCanceled:
             log.info("building %s was cancelled", self._hnsw_name)
-        except psycopg.errors.UndefinedTable as error:
-            raise gone(self._collection.name) from error
         self._seen_at = float("-inf")
+        return self.ready
 
     def cancel_build(self) -> None:
         """Stop a build that another thread runs."""
@@ -126,7 +130,8 @@ class PgvectorIndex(VectorIndex):
         ids, scores = [], []
         text = query("search", "nearest_ids", self._collection.id, operator=OPERATOR[self.spec.metric])
         for embedding in queries:
-            with self._database.connection(self._settings(candidates, effort)) as connection:
+            settings = self._settings(candidates, effort)
+            with tables_of(self._collection.name), self._database.connection(settings) as connection:
                 values = {"query": parameter(embedding, self._collection), "candidates": candidates}
                 rows = connection.execute(text, values, binary=True).fetchall()
             order = sorted(rows, key=lambda row: (row[1], row[0]))
@@ -210,16 +215,16 @@ class PgvectorIndex(VectorIndex):
             ).fetchone()
         return int(row[0]) if row else 0
 
-    def _build_missing(self, connection: Connection) -> None:
+    def _build_in_order(self, connection: Connection) -> None:
         states = self._states()
-        if not states.get(self._hnsw_name, (False, 0))[0]:
-            connection.execute(self._sql("drop_hnsw"))
-            self._create_hnsw(connection)
         if not states.get(self._gin_name, (False, 0))[0]:
             connection.execute(self._sql("drop_gin"))
             connection.execute(self._sql("create_gin"))
-        connection.execute(self._sql("analyze_embeddings"))
         connection.execute(self._sql("analyze_chunks"))
+        if not states.get(self._hnsw_name, (False, 0))[0]:
+            connection.execute(self._sql("drop_hnsw"))
+            self._create_hnsw(connection)
+        connection.execute(self._sql("analyze_embeddings"))
 
     @contextmanager
     def _build_lock(self) -> Iterator[Connection | None]:
@@ -235,29 +240,12 @@ class PgvectorIndex(VectorIndex):
 
     def _create_hnsw(self, connection: Connection) -> None:
         """Build in parallel; where shared memory is too small for that, alone."""
-        connection.execute("SELECT set_config('maintenance_work_mem', %s, false)", (f"{self._build_kib()}kB",))
         started = time.monotonic()
         try:
             connection.execute(self._sql("create_hnsw"))
-        except psycopg.errors.DiskFull as error:
+        except (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory) as error:
             log.warning("building %s without parallel workers: %s", self._hnsw_name, error)
             connection.execute(self._sql("drop_hnsw"))
             connection.execute("SET max_parallel_maintenance_workers = 0")
             connection.execute(self._sql("create_hnsw"))
         log.info("built %s in %.1f s", self._hnsw_name, time.monotonic() - started)
-
-    def _build_kib(self) -> int:
-        """Memory for the graph: 20 % more than its rows take, within what the server allows and 4 GiB."""
-        row: tuple[Any, ...] | None
-        with self._database.connection() as connection:
-            row = connection.execute(
-                "SELECT chunks, pg_size_bytes(current_setting('maintenance_work_mem')) "
-                "FROM ragstone.collection WHERE id = %s",
-                (self._collection.id,),
-            ).fetchone()
-        if row is None:
-            raise gone(self._collection.name)
-        chunks, configured = map(int, row)
-        value_bytes = 2 if self.spec.precision == "half" else 4
-        needed = int(chunks * (self.spec.dimension * value_bytes + 2 * M * 16 + 128) * 1.2)
-        return max(configured, min(needed, MAX_MAINTENANCE_BYTES)) // 1024

@@ -12,14 +12,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from backends.base import VectorIndex
 from backends.corpus.collections import CollectionState
 from backends.corpus.database import Database
+from backends.corpus.following import bring_up_to_date, forgotten_up_to
 from backends.corpus.search import FoundChunk, count_matching, run
 from backends.filters import Filter
 from backends.pgvector import PgvectorIndex
-from backends.types import Embeddings
+from backends.types import Candidates, Embeddings
 
 OVERSAMPLING = 4
 MIN_CANDIDATES = 40
@@ -86,10 +88,18 @@ class Searcher:
         return isinstance(self._index, PgvectorIndex) and not self._index.ready
 
     def _exact(self, embedding: Embeddings, top_k: int, filter: Filter | None) -> Found:
+        chunks = self._compared(embedding, top_k + 1, filter)
+        if len(chunks) > top_k and chunks[top_k].score == chunks[top_k - 1].score:
+            chunks = self._compared(embedding, top_k, filter, ties=True)
+        return Found(chunks=chunks[:top_k], backend=self._index.name, exact=True)
+
+    def _compared(
+        self, embedding: Embeddings, top_k: int, filter: Filter | None, ties: bool = False
+    ) -> list[FoundChunk]:
         name = "exact" if filter is None else "exact_filtered"
-        values = {} if filter is None else {"filter": filter.jsonpath()}
-        chunks = run(self._database, self._collection, name, embedding, self._exact_settings, top_k=top_k, **values)
-        return Found(chunks=chunks, backend=self._index.name, exact=True)
+        values: dict[str, Any] = {} if filter is None else {"filter": filter.jsonpath()}
+        settings = self._exact_settings
+        return run(self._database, self._collection, name, embedding, settings, ties=ties, top_k=top_k, **values)
 
     def _widening(
         self, embedding: Embeddings, top_k: int, filter: Filter | None, effort: int | None
@@ -97,21 +107,31 @@ class Searcher:
         wanted = max(top_k * OVERSAMPLING, MIN_CANDIDATES)
         while True:
             proposed = self._index.search(embedding[None, :], wanted, filter, effort)
-            chunks = run(
-                self._database,
-                self._collection,
-                "candidates",
-                embedding,
-                self._exact_settings,
-                top_k=top_k,
-                ids=proposed.ids[0].tolist(),
-                applied=proposed.applied,
-                **({} if filter is None else {"filter": filter.jsonpath()}),
-            )
+            chunks = self._joined(embedding, top_k, filter, proposed)
+            if forgotten_up_to(self._database, self._collection) > proposed.applied:
+                # The tail that the index lacked is not remembered any more: it has to catch up first.
+                bring_up_to_date(self._database, self._collection, self._index)
+                continue
             exhausted = len(proposed.ids[0]) < wanted or wanted >= MAX_CANDIDATES
             if len(chunks) >= top_k or exhausted:
                 return chunks
             wanted = min(wanted * WIDENING, MAX_CANDIDATES)
+
+    def _joined(
+        self, embedding: Embeddings, top_k: int, filter: Filter | None, proposed: Candidates
+    ) -> list[FoundChunk]:
+        values: dict[str, Any] = {} if filter is None else {"filter": filter.jsonpath()}
+        return run(
+            self._database,
+            self._collection,
+            "candidates",
+            embedding,
+            self._exact_settings,
+            top_k=top_k,
+            ids=proposed.ids[0].tolist(),
+            applied=proposed.applied,
+            **values,
+        )
 
     def _matches_little(self, filter: Filter) -> bool:
         count = self._counts.get(

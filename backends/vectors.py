@@ -11,6 +11,8 @@ from backends.types import Embeddings, IndexSpec, Precision
 Scores = NDArray[np.float64]
 
 KEPT: dict[Precision, type[np.floating[Any]]] = {"half": np.float16, "single": np.float32}
+LARGEST: dict[Precision, float] = {"half": float(np.finfo(np.float16).max), "single": 1e17}
+"""Products of larger values, summed, would leave float32."""
 ROWS_AT_ONCE = 256  # stays in the cache
 
 
@@ -24,6 +26,22 @@ def prepare(values: object, spec: IndexSpec, field: str = "embeddings") -> Embed
     and, under cosine, for zero, before as well as after rounding.
     """
     return prepare_kept(values, spec, field).astype(np.float32)
+
+
+def prepare_one(value: object, spec: IndexSpec, field: str) -> Embeddings:
+    """Prepare one embedding: anything that makes a float array of shape [dimension]. Returns float32 [dimension]."""
+    try:
+        vector = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidEmbedding(field, f"not an array ({error}); needed float32 [{spec.dimension}]") from error
+    if vector.dtype.kind not in "fiu" or vector.shape != (spec.dimension,):
+        found = f"shape {list(vector.shape)}, dtype {vector.dtype}"
+        raise InvalidEmbedding(field, f"found {found}; needed float32 [{spec.dimension}]")
+    try:
+        one: Embeddings = prepare(vector[None], spec, field)[0]
+    except InvalidEmbedding as error:
+        raise InvalidEmbedding(field, error.problem) from error
+    return one
 
 
 def prepare_kept(values: object, spec: IndexSpec, field: str = "embeddings") -> NDArray[np.floating[Any]]:
@@ -68,7 +86,7 @@ def _prepared(matrix: NDArray[Any], spec: IndexSpec, field: str, first: int) -> 
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         exact = _normalised(matrix.astype(np.float64)) if spec.metric == "cosine" else matrix
         rounded = exact.astype(KEPT[spec.precision])
-    usable = np.isfinite(rounded).all(axis=1)
+    usable = (np.abs(rounded) <= LARGEST[spec.precision]).all(axis=1)  # NaN is not
     if spec.metric == "cosine":
         usable &= rounded.any(axis=1)
     if not usable.all():
@@ -91,5 +109,5 @@ def _refusal(row: NDArray[Any], spec: IndexSpec, field: str) -> InvalidEmbedding
         return InvalidEmbedding(
             field, "found only zeros, which have no direction; needed a non-zero embedding (cosine)"
         )
-    limit = float(np.finfo(KEPT[spec.precision]).max)
+    limit = LARGEST[spec.precision]
     return InvalidEmbedding(field, f"found a value beyond {limit:.5g}; needed smaller ones, or precision 'single'")

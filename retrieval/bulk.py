@@ -14,7 +14,7 @@ from backends.corpus.writing import WriteTransaction, write
 from backends.errors import InvalidDocument, InvalidEmbedding, InvalidInput
 from backends.filters import check_metadata, check_text
 from backends.vectors import prepare_kept
-from retrieval.checking import check_distinct, check_id
+from retrieval.checking import check_distinct, check_id, check_list
 from retrieval.documents import UpsertResult
 
 ROWS_PER_TRANSACTION = 20_000
@@ -38,6 +38,8 @@ def check_bulk(
     collection: CollectionState,
 ) -> BulkRows:
     """Check everything before anything is written; raises InvalidDocument, InvalidEmbedding or DuplicateId."""
+    check_list(ids, "ids")
+    check_list(texts, "texts")
     ids = list(ids)
     given = [{}] * len(ids) if metadata is None else list(metadata)
     for name, values in (("texts", texts), ("metadata", given)):

@@ -65,12 +65,19 @@ def check_distinct(ids: Sequence[str], field: str) -> None:
     if len(set(ids)) == len(ids):
         return
     seen: dict[str, int] = {}
+    part = ".id" if field == "documents" else ""
     for position, id_ in enumerate(ids):
         if id_ in seen:
             raise DuplicateId(
-                f"{field}[{position}].id", f"{shown(id_)} is the id of {field}[{seen[id_]}] too; needed it once"
+                f"{field}[{position}]{part}", f"{shown(id_)} is the id of {field}[{seen[id_]}] too; needed it once"
             )
         seen[id_] = position
+
+
+def check_list(values: object, field: str) -> None:
+    """Raise InvalidInput for a string, whose characters would each be taken for a value."""
+    if isinstance(values, str | bytes):
+        raise InvalidInput(field, f"found {shown(values)}; needed a list")
 
 
 def check_top_k(top_k: object, limit: int) -> int:
@@ -98,7 +105,10 @@ def check_mode(mode: str) -> None:
 
 def shown(value: object) -> str:
     """Return a value as an error may show it: short."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = type(value).__name__
     return text if len(text) <= 60 else text[:57] + "..."
 
 

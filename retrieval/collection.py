@@ -1,5 +1,6 @@
 """One collection, as users handle it."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ from backends.corpus.following import bring_up_to_date
 from backends.corpus.reading import StoredDocument, get_document, get_documents
 from backends.corpus.search import FoundChunk
 from backends.corpus.writing import WriteTransaction, write
-from backends.errors import Conflict, InvalidFilter, InvalidInput
-from backends.filters import All, parse
+from backends.errors import Conflict, InvalidFilter, InvalidInput, RagstoneError
+from backends.filters import All, Filter, parse
 from backends.pgvector import PgvectorIndex
-from backends.searching import Searcher
-from backends.types import Metric, Precision
-from backends.vectors import prepare
+from backends.searching import Found, Searcher
+from backends.types import Embeddings, Metric, Precision
+from backends.vectors import prepare_one
 from retrieval.bulk import check_bulk, upsert_bulk
-from retrieval.checking import check_documents, check_id, check_mode, check_query, check_top_k
+from retrieval.checking import check_documents, check_id, check_list, check_mode, check_query, check_top_k
 from retrieval.documents import Answer, Document, Event, Hit, Metadata, Retrieval, UpsertResult
 from retrieval.upserting import Upsert
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from retrieval.library import Ragstone
 
 MAX_PAGE = 1_000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +151,7 @@ class Collection:
         if (ids is None) == (filter is None):
             raise InvalidInput("ids", "found both or neither of ids and filter; needed one of the two")
         if ids is not None:
+            check_list(ids, "ids")
             checked = sorted({check_id(id_, f"ids[{position}]") for position, id_ in enumerate(ids)})
             return self._write(lambda transaction: transaction.delete_documents(checked))
         parsed = parse(filter)
@@ -173,9 +177,9 @@ class Collection:
         parsed = parse(filter)
         embed = self._rag.embed_for(self._state)
         started = time.perf_counter()
-        embedding = prepare(embed([query], "query"), self._state.spec, "query")[0]
+        embedding = prepare_one(embed([query], "query")[0], self._state.spec, "query")
         embedded = time.perf_counter()
-        found = self._searcher.search(embedding, top_k, parsed)
+        found = self._search(embedding, top_k, parsed)
         timings_ms = {"embed": _ms(started, embedded), "search": _ms(embedded, time.perf_counter())}
         return _retrieval(found.chunks, timings_ms, found.backend, found.exact)
 
@@ -189,9 +193,9 @@ class Collection:
         """Search, and say how many milliseconds it took and what answered."""
         check_top_k(top_k, self._rag.settings.max_top_k)
         parsed = parse(filter)
-        prepared = prepare([embedding], self._state.spec, "embedding")[0]
+        prepared = prepare_one(embedding, self._state.spec, "embedding")
         started = time.perf_counter()
-        found = self._searcher.search(prepared, top_k, parsed, exact)
+        found = self._search(prepared, top_k, parsed, exact)
         return _retrieval(found.chunks, {"search": _ms(started, time.perf_counter())}, found.backend, found.exact)
 
     def generate(self, query: str, top_k: int = 5, filter: object = None, max_tokens: int | None = None) -> Answer:
@@ -216,12 +220,24 @@ class Collection:
         else:
             bring_up_to_date(self._rag.database, self._state, self._index)
 
+    def _search(self, embedding: Embeddings, top_k: int, filter: Filter | None, exact: bool = False) -> Found:
+        found = self._searcher.search(embedding, top_k, filter, exact)
+        if isinstance(self._index, PgvectorIndex) and not self._index.ready:
+            self._rag.keeper.remind(self.name, self._index)
+        return found
+
     def _write(self, edit: Callable[[WriteTransaction], int]) -> int:
         result = write(self._rag.database, self._state, edit, self._rag.settings.tail_limit)
         self._wrote()
         return result
 
     def _wrote(self) -> None:
+        try:
+            self._let_the_index_follow()
+        except RagstoneError as error:  # what was written is durable; the index follows later
+            log.warning("the index of %s could not follow yet: %s", self.name, error)
+
+    def _let_the_index_follow(self) -> None:
         if isinstance(self._index, PgvectorIndex):
             self._rag.keeper.notice(self.name, self._index)
         else:

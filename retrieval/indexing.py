@@ -15,6 +15,7 @@ from retrieval.placement import builds_hnsw
 QUIET_S = 1.5
 PATIENCE_S = 30.0
 RETRY_S = 10.0
+CANCEL_EVERY_S = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class IndexKeeper:
         self._settings = settings
         self._wanted: dict[str, _Wanted] = {}
         self._changed = threading.Condition()
+        self._resting_s: dict[str, float] = {}  # until when a failed build is left alone
         self._closing = False
         self._building: PgvectorIndex | None = None
         self._thread: threading.Thread | None = None
@@ -48,11 +50,19 @@ class IndexKeeper:
         with self._changed:
             wanted = self._wanted.setdefault(name, _Wanted(name, index))
             wanted.index = index
-            wanted.due_s = min(time.monotonic() + quiet_s, wanted.first_s + PATIENCE_S)
+            due_s = min(time.monotonic() + quiet_s, wanted.first_s + PATIENCE_S)
+            wanted.due_s = max(due_s, self._resting_s.get(name, 0.0))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ragstone-index-keeper", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    def remind(self, name: str, index: PgvectorIndex) -> None:
+        """A search had to do without the index: look again, unless that is going to happen anyway."""
+        with self._changed:
+            known = name in self._wanted or self._building is index
+        if not known:
+            self.notice(name, index)
 
     def wait(self, name: str, index: PgvectorIndex, timeout_s: float) -> None:
         """Return when the collection has its index, or is too small for one; IndexBehind after `timeout_s`."""
@@ -69,18 +79,20 @@ class IndexKeeper:
         """Stop, and cancel a build that is under way: the next process to open the collection starts it anew."""
         with self._changed:
             self._closing = True
-            building = self._building
             self._changed.notify_all()
-        if building is not None:
-            building.cancel_build()
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is None:
+            return
+        while self._thread.is_alive():
+            building = self._building
+            if building is not None:
+                building.cancel_build()  # again and again: a build is many statements
+            self._thread.join(CANCEL_EVERY_S)
 
     def _run(self) -> None:
         while (wanted := self._next()) is not None:
             try:
-                if self._needs_index(wanted.name):
-                    wanted.index.build()
+                if self._needs_index(wanted.name) and not wanted.index.build_missing():
+                    self._try_later(wanted, "another process builds it, or it was cancelled")
             except NotFound:
                 pass  # deleted meanwhile
             except Exception as error:  # a keeper that dies leaves every later index unbuilt
@@ -105,10 +117,10 @@ class IndexKeeper:
         state = find_collection(self._database, name)
         return builds_hnsw(state.chunks, self._settings)
 
-    def _try_later(self, wanted: _Wanted, error: Exception) -> None:
+    def _try_later(self, wanted: _Wanted, reason: object) -> None:
         with self._changed:
             if self._closing:
                 return
-            log.warning("building the index of %s failed, trying again in %.0f s: %s", wanted.name, RETRY_S, error)
-            wanted.due_s = time.monotonic() + RETRY_S
+            log.warning("the index of %s is not built yet, next try in %.0f s: %s", wanted.name, RETRY_S, reason)
+            self._resting_s[wanted.name] = wanted.due_s = time.monotonic() + RETRY_S
             self._wanted.setdefault(wanted.name, wanted)

@@ -15,14 +15,14 @@ from backends.corpus.collections import CollectionState
 from backends.corpus.database import Database
 from backends.corpus.jobs import Jobs
 from backends.corpus.server import EmbeddedServer, attach
-from backends.errors import Conflict, InvalidInput, ModelMismatch
+from backends.errors import Conflict, CorpusUnavailable, InvalidInput, ModelMismatch
 from backends.types import Embeddings, IndexSpec, Metric, Precision
 from retrieval.checking import check_name, shown
 from retrieval.chunking import Chunker
 from retrieval.collection import Collection
 from retrieval.config import Settings, load
 from retrieval.documents import Event, Retrieval
-from retrieval.embedding.base import Kind
+from retrieval.embedding.base import EmbedderStamp, Kind
 from retrieval.embedding.batching import Batcher
 from retrieval.embedding.factory import open_embedder
 from retrieval.generation.answering import answer_stream
@@ -32,6 +32,8 @@ from retrieval.indexing import IndexKeeper
 from retrieval.placement import DEFAULT_BACKEND, open_index
 
 COLLECTION_TTL_S = 1.0
+EMBEDDED_ATTEMPTS = 5
+EMBEDDED_PAUSE_S = 0.5
 
 EmbedTexts = Callable[[Sequence[str], Kind], Embeddings]
 
@@ -53,15 +55,10 @@ class Ragstone:
 
     def __init__(self, data: str, settings: Settings) -> None:
         self.settings = settings
-        self._server = None if "://" in data else attach(Path(data), log.info)
         self._opening = threading.RLock()
+        self._loading = threading.RLock()
         self._collections: dict[str, tuple[float, Collection]] = {}
-        try:
-            self.database = Database(_conninfo(data, self._server), settings.pool_size)
-            self.database.open()
-        except BaseException:
-            self._detach()
-            raise
+        self._server, self.database = _open_database(data, settings)
         self.keeper = IndexKeeper(self.database, settings)
         self.jobs = Jobs(self.database)
 
@@ -80,12 +77,13 @@ class Ragstone:
                 self.__dict__.pop(name).close()
         self.keeper.close()
         self.database.close()
-        self._detach()
+        if self._server is not None:
+            self._server.detach()
 
     @cached_property
     def embedder(self) -> Batcher:
         """The embedding model, loaded on first use, behind the batcher that every caller shares."""
-        with self._opening:
+        with self._loading:
             if "embedder" in self.__dict__:
                 made: Batcher = self.__dict__["embedder"]
                 return made
@@ -99,7 +97,11 @@ class Ragstone:
     @cached_property
     def generator(self) -> Generator:
         """What answers questions: a model server where one is configured, else the extractive one."""
-        return open_generator(self.settings, self.embedder.embed)
+        with self._loading:
+            if "generator" in self.__dict__:
+                made: Generator = self.__dict__["generator"]
+                return made
+            return open_generator(self.settings, self.embedder.embed)
 
     def create_collection(
         self,
@@ -161,10 +163,11 @@ class Ragstone:
                 f"collection {state.name!r} holds your own embeddings: use upsert_embeddings and search, or create "
                 "a collection without dimension for texts"
             )
-        found, here = state.stamp["embedder"], self.embedder.stamp.as_dict()
-        if found != here:
+        found, here = EmbedderStamp(**state.stamp["embedder"]), self.embedder.stamp
+        if not found.matches(here):
+            there, ours = found.as_dict(), here.as_dict()
             differing = ", ".join(
-                f"{key} {found.get(key)!r} there, {here[key]!r} here" for key in here if found.get(key) != here[key]
+                f"{key} {there[key]!r} there, {ours[key]!r} here" for key in ours if there[key] != ours[key]
             )
             raise ModelMismatch(
                 f"collection {state.name!r} was embedded otherwise ({differing}), and such embeddings cannot be "
@@ -211,10 +214,6 @@ class Ragstone:
             self._collections[state.name] = time.monotonic(), collection
             return collection
 
-    def _detach(self) -> None:
-        if self._server is not None:
-            self._server.detach()
-
 
 def _refusal_score(settings: Settings, metric: Metric) -> float:
     """The setting is a cosine; for embeddings of length 1, distance² = 2 - 2 cosine."""
@@ -222,5 +221,28 @@ def _refusal_score(settings: Settings, metric: Metric) -> float:
     return -math.sqrt(2 - 2 * cosine) if metric == "l2" else cosine
 
 
-def _conninfo(data: str, server: EmbeddedServer | None) -> str:
-    return data if server is None else server.url
+def _open_database(data: str, settings: Settings) -> tuple[EmbeddedServer | None, Database]:
+    if "://" in data:
+        return None, _connected(data, settings)
+    for _ in range(EMBEDDED_ATTEMPTS):
+        server = attach(Path(data), log.info)
+        try:
+            return server, _connected(server.url, settings)
+        except CorpusUnavailable as error:  # a server that was killed a moment ago may still have its socket
+            server.detach()
+            last = error
+            time.sleep(EMBEDDED_PAUSE_S)
+        except BaseException:
+            server.detach()
+            raise
+    raise last
+
+
+def _connected(conninfo: str, settings: Settings) -> Database:
+    database = Database(conninfo, settings.pool_size)
+    try:
+        database.open()
+    except BaseException:
+        database.close()
+        raise
+    return database

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from retrieval.documents import Chunk, Document, UpsertResult
 
 HASH_BYTES = 16
 ATTEMPTS = 5
-PASSAGES_PER_CALL = 512
+PASSAGES_PER_CALL = 128
 
 Embed = Callable[[Sequence[str]], Embeddings]
 Progress = Callable[[int], None]
@@ -145,7 +146,7 @@ def _plan(documents: list[Document], hashes: dict[str, bytes], states: dict[str,
         state = states.get(document.id)
         if state is None or state.content_hash != hashes[document.id]:
             changed.append(document)
-        elif state.metadata != json.loads(check_metadata(document.metadata)):
+        elif _canonical(state.metadata) != _canonical(document.metadata):
             metadata_only.append(document)
     return _Plan(changed, metadata_only, len(documents) - len(changed) - len(metadata_only))
 
@@ -167,3 +168,14 @@ def _rows(documents: list[Document], chunked: list[list[Chunk]], hashes: dict[st
         ends=[chunk.end for _, chunk, _ in pairs],
         content_hashes=[hashes[document.id] for document, _, _ in pairs],
     )
+
+
+def _canonical(value: Any) -> Any:
+    """PostgreSQL gives 1e23 back as an integer, and Python takes true for 1: compare by kind and decimal value."""
+    if isinstance(value, dict):
+        return {key: _canonical(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_canonical(part) for part in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Decimal(repr(value))
+    return type(value), value

@@ -1,5 +1,7 @@
 """Collections in the corpus: their rows, their tables, what is known of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -90,6 +92,15 @@ def gone(name: str) -> CollectionNotFound:
     return CollectionNotFound(f"there is no collection {name!r}: it was deleted a moment ago")
 
 
+@contextmanager
+def tables_of(name: str) -> Iterator[None]:
+    """Say CollectionNotFound where the tables of a collection are gone."""
+    try:
+        yield
+    except psycopg.errors.UndefinedTable as error:
+        raise gone(name) from error
+
+
 def identity(database: Database, collection_id: int) -> IndexIdentity:
     """Return what an index of this collection must carry to be this collection's."""
     with database.connection() as connection:
@@ -118,5 +129,6 @@ def _create(connection: Connection, name: str, spec: IndexSpec, stamp: dict[str,
     assert row is not None
     column = f"{COLUMN_TYPE[spec.precision]}({spec.dimension})"
     connection.execute(query("collections", "create_chunk_table", row[0]))
+    connection.execute(query("collections", "create_chunk_key", row[0]))
     connection.execute(query("collections", "create_embedding_table", row[0], type=column))
     connection.execute(query("collections", "register_index"), {"collection_id": row[0], "backend": backend})

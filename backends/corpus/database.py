@@ -7,11 +7,13 @@ from typing import Any
 
 import psycopg
 from pgvector.psycopg import register_vector
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from backends.corpus.migrations import migrate
-from backends.errors import CorpusUnavailable, InvalidSettings
+from backends.errors import CorpusUnavailable, InvalidSettings, Unsupported
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -22,7 +24,7 @@ CONNECT_TIMEOUT_S = 10
 class _Session(psycopg.Connection[TupleRow]):
     """A connection that remembers what its session was last set to, so that a search need not set it again."""
 
-    settings: dict[str, str]
+    settings: dict[str, str] | None  # None: not known
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -44,8 +46,8 @@ class Database:
             max_size=pool_size,
             timeout=POOL_WAIT_S,
             open=False,
-            configure=_configure,
-            kwargs=_connection_options(),
+            configure=register_vector,
+            kwargs=_connection_options(conninfo),
         )
         self._closed = threading.Event()
 
@@ -80,11 +82,9 @@ class Database:
             yield connection
 
     @contextmanager
-    def dedicated(self, **session: str) -> Iterator[Connection]:
+    def dedicated(self) -> Iterator[Connection]:
         """Open a connection outside the pool, in autocommit mode: for what takes long or locks for long."""
-        with errors_mapped(), psycopg.connect(self.conninfo, **_connection_options()) as connection:
-            for name, value in session.items():
-                connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        with errors_mapped(), psycopg.connect(self.conninfo, **_connection_options(self.conninfo)) as connection:
             yield connection
 
     def ping(self) -> None:
@@ -108,6 +108,10 @@ def errors_mapped() -> Iterator[None]:
         ) from error
     except psycopg.errors.QueryCanceled:
         raise
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction) as error:
+        raise Unsupported(
+            f"PostgreSQL refuses: {_first_line(error)}; needed the primary server, and a user who may write there"
+        ) from error
     except psycopg.OperationalError as error:
         if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
             raise
@@ -118,25 +122,30 @@ def errors_mapped() -> Iterator[None]:
         raise
 
 
-def _connection_options() -> dict[str, Any]:
-    return {"autocommit": True, "connect_timeout": CONNECT_TIMEOUT_S, "application_name": "ragstone"}
-
-
-def _configure(connection: Connection) -> None:
-    register_vector(connection)
+def _connection_options(conninfo: str) -> dict[str, Any]:
+    """What every session begins with, whatever the role's or the database's own defaults are."""
+    try:
+        given = conninfo_to_dict(conninfo).get("options") or ""
+    except psycopg.ProgrammingError:
+        given = ""  # told when it is used
     # The JIT compiler costs a tenth of a second on the plans of exact searches, and saves less.
-    connection.execute("SET jit = off")
+    ours = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c jit=off"
+    return {
+        "autocommit": True,
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "ragstone",
+        "client_encoding": "utf8",
+        "options": f"{given} {ours}".strip(),
+    }
 
 
 def _apply(connection: _Session, wanted: dict[str, str]) -> None:
     if connection.settings == wanted:
         return
-    for name in connection.settings.keys() - wanted.keys():
-        connection.execute(f"RESET {name}".encode())  # names are constants of ours
-    changed = {name: value for name, value in wanted.items() if connection.settings.get(name) != value}
-    if changed:
-        calls = ", ".join(["set_config(%s, %s, false)"] * len(changed))
-        connection.execute(f"SELECT {calls}".encode(), [part for pair in changed.items() for part in pair])
+    connection.settings = None
+    calls = [sql.SQL("set_config({}, {}, false)").format(*pair) for pair in wanted.items()]
+    chosen = sql.SQL("; SELECT ") + sql.SQL(", ").join(calls) if calls else sql.SQL("")
+    connection.execute(sql.SQL("RESET ALL") + chosen)
     connection.settings = dict(wanted)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from backends.base import VectorIndex
-from backends.corpus.collections import CollectionState, gone, identity
+from backends.corpus.collections import CollectionState, gone, identity, tables_of
 from backends.corpus.database import Connection, Database
 from backends.corpus.queries import query
 from backends.errors import BehindHorizon
@@ -28,29 +28,39 @@ class Snapshot:
 @contextmanager
 def snapshot(database: Database, collection: CollectionState) -> Iterator[Snapshot]:
     """Open one consistent view of the whole collection; its number is read in the same view."""
-    with database.connection() as connection, connection.transaction():
+    with tables_of(collection.name), database.connection() as connection, connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         sequence, _ = _standing(connection, collection)
         yield Snapshot(sequence, _batches(connection, collection))
 
 
-def changes_after(database: Database, collection: CollectionState, applied: int, limit: int = 256) -> list[Change]:
-    """Return up to `limit` changes that follow number `applied`, oldest first, from one consistent view.
+def changes_after(
+    database: Database, collection: CollectionState, applied: int, limit_chunks: int = 20_000
+) -> list[Change]:
+    """Return the changes that follow number `applied`, oldest first, from one consistent view.
+
+    As many as begin within `limit_chunks` chunks, so that a long way to go is gone in pieces.
 
     A chunk that a later change has deleted may be missing from the change that wrote it: applying in order
     comes to the same. Raises BehindHorizon where deletes that the follower needs are forgotten, or where
     `applied` is ahead of the corpus (a restore rewound it): the follower must rebuild.
     """
-    with database.connection() as connection, connection.transaction():
+    with tables_of(collection.name), database.connection() as connection, connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         sequence, horizon = _standing(connection, collection)
         if not horizon <= applied <= sequence:
             raise BehindHorizon(
                 f"an index of {collection.name!r} has applied {applied}; changes {horizon} to {sequence} are kept"
             )
-        values = {"collection_id": collection.id, "after": applied, "limit": limit}
+        values = {"collection_id": collection.id, "after": applied, "limit": limit_chunks}
         numbers = connection.execute(query("changes", "changes_after"), values).fetchall()
         return [_change(connection, collection, number, blocks) for number, blocks in numbers]
+
+
+def forgotten_up_to(database: Database, collection: CollectionState) -> int:
+    """Return the number up to which changes are forgotten: it only ever grows."""
+    with database.connection() as connection:
+        return _standing(connection, collection)[1]
 
 
 def _standing(connection: Connection, collection: CollectionState) -> tuple[int, int]:

@@ -62,6 +62,8 @@ def _check_postgresql(connection: psycopg.Connection[TupleRow]) -> None:
     if connection.info.server_version < POSTGRESQL_FLOOR * 10_000:
         found = connection.info.parameter_status("server_version")
         raise Unsupported(f"found PostgreSQL {found}; needed {POSTGRESQL_FLOOR} or later")
+    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        raise Unsupported(f"the database's encoding is {encoding}; needed UTF8: CREATE DATABASE ... ENCODING 'UTF8'")
 
 
 def _create_extension(connection: psycopg.Connection[TupleRow]) -> None:

@@ -6,9 +6,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-import psycopg
-
-from backends.corpus.collections import CollectionState, gone
+from backends.corpus.collections import CollectionState, tables_of
 from backends.corpus.database import Database
 from backends.corpus.queries import query
 
@@ -37,11 +35,8 @@ def get_documents(database: Database, collection: CollectionState, after: str, l
 def _rows(
     database: Database, collection: CollectionState, name: str, values: dict[str, object]
 ) -> list[tuple[Any, ...]]:
-    try:
-        with database.connection() as connection:
-            return connection.execute(query("documents", name, collection.id), values).fetchall()
-    except psycopg.errors.UndefinedTable as error:
-        raise gone(collection.name) from error
+    with tables_of(collection.name), database.connection() as connection:
+        return connection.execute(query("documents", name, collection.id), values).fetchall()
 
 
 def _documents(rows: Iterable[tuple[Any, ...]]) -> Iterator[StoredDocument]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import psycopg
 from pgvector import HalfVector, Vector
 
-from backends.corpus.collections import CollectionState, gone
+from backends.corpus.collections import CollectionState, tables_of
 from backends.corpus.database import Database
 from backends.corpus.queries import query
 from backends.errors import FilterTooExpensive
@@ -42,27 +42,27 @@ def run(
     name: str,
     embedding: Embeddings,
     settings: dict[str, str],
+    *,
+    ties: bool = False,
     **values: object,
 ) -> list[FoundChunk]:
     """Run one named search for one prepared query, float32 [d], its session set to `settings`.
 
+    `ties` makes an exact search settle by id which of several equally near chunks come last; that sorts all.
     Raises FilterTooExpensive where it takes longer than the statement_timeout among the settings.
     """
     values["query"] = parameter(embedding, collection)
     values["collection_id"] = collection.id
     filtered = values.get("filter") is not None
-    text = _statement(name, collection.id, collection.spec.metric, filtered)
+    text = _statement(name, collection.id, collection.spec.metric, filtered, ties)
     try:
-        with database.connection(settings) as connection:
-            rows = connection.execute(text, values, binary=True).fetchall()
+        rows = _rows(database, collection, text, values, settings)
     except psycopg.errors.QueryCanceled as error:
         budget_ms = settings.get("statement_timeout", "?")
         raise FilterTooExpensive(
             f"the search in {collection.name!r} took longer than statement_budget_ms ({budget_ms}): "
             "make the filter narrower or wider, search without exact, or raise the budget"
         ) from error
-    except psycopg.errors.UndefinedTable as error:
-        raise gone(collection.name) from error
     metric = collection.spec.metric
     return [FoundChunk(*chunk, _score(distance, metric)) for (*chunk, distance) in rows]  # type: ignore[call-arg]  # COLUMNS
 
@@ -72,15 +72,25 @@ def count_matching(
 ) -> int | None:
     """Count the chunks that match, up to `limit`; None where that takes longer than the budget."""
     values = {"filter": filter.jsonpath(), "limit": limit}
+    text = query("search", "count_matching", collection.id)
     try:
-        with database.connection({"statement_timeout": str(budget_ms)}) as connection:
-            row = connection.execute(query("search", "count_matching", collection.id), values).fetchone()
+        rows = _rows(database, collection, text, values, {"statement_timeout": str(budget_ms)})
     except psycopg.errors.QueryCanceled:
         return None
-    except psycopg.errors.UndefinedTable as error:
-        raise gone(collection.name) from error
-    assert row is not None
-    return int(row[0])
+    return int(rows[0][0])
+
+
+def _rows(
+    database: Database, collection: CollectionState, text: str, values: dict[str, Any], settings: dict[str, str]
+) -> list[tuple[Any, ...]]:
+    def once() -> list[tuple[Any, ...]]:
+        with tables_of(collection.name), database.connection(settings) as connection:
+            return connection.execute(text, values, binary=True).fetchall()
+
+    try:
+        return once()
+    except psycopg.errors.DeadlockDetected:  # with a drop of the collection, which is over now
+        return once()
 
 
 def parameter(embedding: Embeddings, collection: CollectionState) -> HalfVector | Vector:
@@ -94,7 +104,7 @@ def _score(distance: float, metric: Metric) -> float:
 
 
 @cache
-def _statement(name: str, collection_id: int, metric: Metric, filtered: bool) -> str:
+def _statement(name: str, collection_id: int, metric: Metric, filtered: bool, ties: bool) -> str:
     return query(
         "search",
         name,
@@ -102,5 +112,6 @@ def _statement(name: str, collection_id: int, metric: Metric, filtered: bool) ->
         operator=OPERATOR[metric],
         columns=COLUMNS,
         public_id=PUBLIC_ID,
+        cut="FETCH FIRST %(top_k)s ROWS WITH TIES" if ties else "LIMIT %(top_k)s",
         condition="c.metadata @@ %(filter)s::jsonpath" if filtered else "true",
     )

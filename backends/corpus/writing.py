@@ -12,11 +12,11 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from backends.corpus.collections import CollectionState, gone
+from backends.corpus.collections import CollectionState, gone, tables_of
 from backends.corpus.database import Connection, Database
 from backends.corpus.encoding import HEADER, TRAILER, ChunkRows, encode_chunks, encode_embeddings
 from backends.corpus.queries import query
-from backends.errors import IndexBehind, WriteConflict
+from backends.errors import IndexBehind, InvalidInput, RagstoneError, WriteConflict
 from backends.filters import Filter
 from backends.types import Ids
 
@@ -85,18 +85,17 @@ class WriteTransaction:
 
         Returns how many chunks that took.
         """
-        block = self._block()
-        cursor = self._execute(
-            "replace_metadata",
-            ids=list(metadata),
-            metadata=list(metadata.values()),
-            block=block,
-            first_id=(block << BLOCK_BITS) + self._block_chunks[-1],
-        )
-        rows = cursor.fetchall()
+        self._next_block()
+        first_id = self._blocks[-1] << BLOCK_BITS
+        values = {"ids": list(metadata), "metadata": list(metadata.values())}
+        rows = self._execute("replace_metadata", block=self._blocks[-1], first_id=first_id, **values).fetchall()
+        if len(rows) > 1 << BLOCK_BITS:
+            raise InvalidInput(
+                "documents", f"found new metadata for {len(rows)} chunks; needed at most {1 << BLOCK_BITS}"
+            )
         with self.connection.cursor() as inserting:
             inserting.executemany(query("changes", "insert_chunks", self.collection.id), map(_as_jsonb, rows))
-        self._block_chunks[-1] += len(rows)
+        self._block_chunks[-1] = len(rows)
         return len(rows)
 
     @property
@@ -185,18 +184,15 @@ def write(database: Database, collection: CollectionState, edit: Callable[[Write
             raise gone(collection.name) from error
         else:
             if sequence and sequence % FORGET_EVERY == 0:
-                forget_changes(database, collection.id)
+                _tidy(database, collection)
             return result
     raise WriteConflict(f"other writers kept changing the same documents of {collection.name!r}; try again")
 
 
 def document_states(database: Database, collection: CollectionState, ids: list[str]) -> dict[str, DocumentState]:
     """Return the states of those documents that are there, as committed now."""
-    try:
-        with database.connection() as connection:
-            rows = connection.execute(query("changes", "document_states", collection.id), {"ids": ids}).fetchall()
-    except psycopg.errors.UndefinedTable as error:
-        raise gone(collection.name) from error
+    with tables_of(collection.name), database.connection() as connection:
+        rows = connection.execute(query("changes", "document_states", collection.id), {"ids": ids}).fetchall()
     return {row[0]: DocumentState(content_hash=row[1] or b"", metadata=row[2]) for row in rows}
 
 
@@ -204,6 +200,13 @@ def forget_changes(database: Database, collection_id: int) -> None:
     """Drop what the change sequence remembers up to the number that every following index has applied."""
     with database.transaction() as connection:
         connection.execute(query("changes", "forget_changes"), {"collection_id": collection_id})
+
+
+def _tidy(database: Database, collection: CollectionState) -> None:
+    try:
+        forget_changes(database, collection.id)
+    except (psycopg.Error, RagstoneError) as error:  # the write is durable, and the next one tries again
+        log.warning("old changes of %s could not be forgotten yet: %s", collection.name, error)
 
 
 @contextmanager

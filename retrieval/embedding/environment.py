@@ -2,10 +2,10 @@
 
 import os
 
-SPINS = 20_000
+SPINS = 10_000
 """How long a thread of a forward pass spins for its next piece of work, in turns of a loop: a fraction of a
-millisecond, which bridges the gaps within a pass. OpenMP's own choice is some milliseconds. That costs nothing on an
-idle machine; where PostgreSQL wants the cores too, passes were seen to take many times as long."""
+millisecond, enough for the gaps within a pass. OpenMP's own choice is milliseconds, in which the caller waits for a
+core to take its embedding; where PostgreSQL wanted the cores too, passes were seen to take many times as long."""
 
 
 def prepare_environment() -> None:

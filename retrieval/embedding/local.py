@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,13 @@ def open_local(model: str, device: str = "auto") -> Embedder:
     code of its own or pickled weights, or where the device is not there.
     """
     folder = ModelFolder.read(default_folder() if model == DEFAULT_MODEL else Path(model).expanduser())
-    device = choose_device(device)
+    # OpenMP keeps threads for every thread that has computed, until that ends; with more of them than cores they
+    # stop spinning for work, which doubles the time of a query. So this thread does not compute.
+    with ThreadPoolExecutor(1) as loader:
+        return (_load(model, folder, choose_device(device)))
+
+
+def _load(model: str, folder: ModelFolder, device: str) -> Embedder:
     limit_threads()
     try:
         if folder.is_plain_bert:

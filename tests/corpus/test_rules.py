@@ -1,13 +1,15 @@
 """The rules that make the corpus true: each test fails when its rule is broken."""
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import psycopg
 import pytest
 
-from backends.corpus.collections import CollectionState, find_collection, identity
+from backends.corpus.collections import BUILD_LOCK_SPACE, CollectionState, find_collection, identity
 from backends.corpus.database import Database
 from backends.corpus.following import bring_up_to_date, changes_after, snapshot
 from backends.corpus.writing import WriteTransaction, document_states, forget_changes, write
@@ -254,3 +256,49 @@ def test_the_largest_embedding_fits_its_page(database: Database, name: str, prec
     with made_collection(database, name, spec) as collection:
         put(database, collection, ["a"], random_embeddings(1, dimension))
         assert find_collection(database, name).chunks == 1
+
+
+def test_a_tail_that_is_forgotten_is_fetched_again(database: Database, collection: CollectionState) -> None:
+    """A copy of an index that nobody counts may be behind the horizon: it catches up before it answers."""
+    follower = _follower(database, collection)
+    put(database, collection, ["old"], random_embeddings(1, 4))
+    bring_up_to_date(database, collection, follower)
+    put(database, collection, ["new"], np.ones((1, 4), np.float32))
+    forget_changes(database, collection.id)
+    searcher = Searcher(database, replace(collection, backend="memory"), follower, 10_000)
+    assert searcher.search(prepare(np.ones((1, 4)), SPEC)[0], 1).chunks[0].id == "new"
+
+
+def test_a_build_elsewhere_in_the_cluster_is_left_alone(database: Database, name: str, postgres_url: str) -> None:
+    """Deleting a collection cancels its own builder, not one of the same number in another database."""
+    with database.connection() as connection:
+        connection.execute("DROP DATABASE IF EXISTS neighbour WITH (FORCE)")
+        connection.execute("CREATE DATABASE neighbour")
+    url = psycopg.conninfo.make_conninfo(postgres_url, dbname="neighbour")
+    with psycopg.connect(url, autocommit=True) as neighbour:
+        with made_collection(database, name, SPEC) as collection:
+            neighbour.execute("SELECT pg_advisory_lock(%s, %s::integer)", (BUILD_LOCK_SPACE, collection.id))
+            sleeping = threading.Thread(target=neighbour.execute, args=("SELECT pg_sleep(1)",))
+            sleeping.start()
+            time.sleep(0.2)
+        sleeping.join()
+        assert neighbour.execute("SELECT 1").fetchone() == (1,)
+    with database.connection() as connection:
+        connection.execute("DROP DATABASE neighbour WITH (FORCE)")
+
+
+def test_a_statement_timeout_of_the_role_does_not_reach_writes(database: Database, collection: CollectionState) -> None:
+    """Managed databases set one; ours are set by us."""
+    with database.connection() as connection:
+        row = connection.execute("SHOW statement_timeout").fetchone()
+        connection.execute("ALTER ROLE CURRENT_USER SET statement_timeout = '1ms'")
+    try:
+        other = Database(database.conninfo, pool_size=1)
+        other.open()
+        put(other, collection, [f"d{n}" for n in range(500)], random_embeddings(500, 4))
+        other.close()
+    finally:
+        with database.connection() as connection:
+            connection.execute("ALTER ROLE CURRENT_USER RESET statement_timeout")
+    assert row == ("0",)
+    assert find_collection(database, collection.name).chunks == 500

@@ -86,7 +86,7 @@ def test_a_bad_embedding_is_refused(vectors: Collection, embeddings: object, wor
 
 def test_a_query_of_another_dimension_is_refused(vectors: Collection) -> None:
     """A search says which dimension the collection has."""
-    with pytest.raises(InvalidEmbedding, match="needed"):
+    with pytest.raises(InvalidEmbedding, match=r"embedding: found shape \[4\], .*; needed float32 \[3\]"):
         vectors.search([1, 2, 3, 4])
 
 
@@ -98,7 +98,7 @@ def test_a_bad_name_is_refused(rag: Ragstone, name: Any) -> None:
     assert len(str(caught.value)) < 250
 
 
-@pytest.mark.parametrize("top_k", [0, -1, 1_000_000, 2.5, "3", True, None])
+@pytest.mark.parametrize("top_k", [0, -1, 1_000_000, pytest.param(10**5_000, id="5,001 digits"), 2.5, "3", True, None])
 def test_a_bad_top_k_is_refused(vectors: Collection, top_k: Any) -> None:
     """Zero and a million alike."""
     with pytest.raises(InvalidInput, match=r"top_k: found .*; needed a whole number from 1 to 1000"):
@@ -121,6 +121,16 @@ def test_a_bad_filter_is_refused_by_every_door(vectors: Collection, given: Any) 
     with pytest.raises(InvalidFilter):
         vectors.delete(filter=given)
     assert vectors.count() == 1
+
+
+def test_a_string_is_no_list_of_ids(vectors: Collection) -> None:
+    """Its characters are not taken for ids."""
+    vectors.upsert_embeddings(["a", "b"], np.ones((2, 3)), ["", ""])
+    with pytest.raises(InvalidInput, match="ids: found 'ab'; needed a list"):
+        vectors.delete(ids="ab")
+    with pytest.raises(InvalidInput, match="ids: found 'ab'; needed a list"):
+        vectors.upsert_embeddings("ab", np.ones((2, 3)), ["", ""])
+    assert vectors.count() == 2
 
 
 def test_an_empty_delete_is_refused(vectors: Collection) -> None:

@@ -1,5 +1,7 @@
 """Documents through the library: written, found, replaced, deleted."""
 
+import threading
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -215,3 +217,56 @@ def test_a_search_past_its_budget_says_so_and_never_returns_fewer(postgres_url: 
                 collection.search(np.ones(64), filter={"year": {"$nin": list(range(200))}}, exact=True)
         finally:
             rag.delete_collection(name)
+
+
+def test_a_short_and_a_long_version_written_at_once_leave_one_document(texts: Collection) -> None:
+    """Whoever is last wins: never one document with the chunks of both."""
+    short = Document(id="long", text="A short version.")
+    for turn in range(6):
+        versions = [LONG, short] if turn % 2 else [short, LONG]
+        threads = [threading.Thread(target=texts.upsert, args=([version],)) for version in versions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert texts.count() == 1
+        assert texts.get("long") in (LONG, short)
+        texts.delete_all()
+
+
+@pytest.mark.parametrize("value", [1e23, 10**23, 1.0, True, [0.1, 1e300, None], {"deep": [1e25]}])
+def test_metadata_that_json_writes_otherwise_is_unchanged(texts: Collection, value: object) -> None:
+    """PostgreSQL gives some numbers back in another form; that is no change."""
+    document = Document(id="a", text="a", metadata={"value": value})
+    texts.upsert([document])
+    assert texts.upsert([document]).unchanged == 1
+
+
+def test_true_and_one_are_different_metadata(texts: Collection) -> None:
+    """Though Python takes them for equal."""
+    texts.upsert([Document(id="a", text="a", metadata={"value": True})])
+    assert texts.upsert([Document(id="a", text="a", metadata={"value": 1})]).upserted == 1
+
+
+def test_a_server_builds_what_another_process_left_unbuilt(postgres_url: str, name: str) -> None:
+    """A search that has to do without its index sees to it, also in a process that never writes."""
+    settings_ = load(embedding_model="hashing", index_min_chunks=100)
+    with retrieval.open(postgres_url, settings=settings_) as reader, retrieval.open(postgres_url) as writer:
+        writer.create_collection(name, dimension=8)
+        collection = reader.collection(name)
+        try:
+            embeddings = np.random.default_rng(0).normal(size=(200, 8))
+            writer.collection(name).upsert_embeddings([f"d{n}" for n in range(200)], embeddings, [""] * 200)
+            deadline = time.monotonic() + 30
+            while not collection.info().indexed and time.monotonic() < deadline:
+                collection.search(embeddings[0])
+                time.sleep(0.2)
+            assert collection.info().indexed
+            names = (f"chunk_{collection._state.id}_metadata",)
+            with reader.database.connection() as connection:
+                row = connection.execute(
+                    "SELECT indisvalid FROM pg_index WHERE indexrelid = ('ragstone.' || %s)::regclass", names
+                ).fetchone()
+            assert row == (True,)
+        finally:
+            reader.delete_collection(name)

@@ -13,6 +13,7 @@ import torch
 from backends.errors import EmbedderUnavailable, InvalidSettings
 from retrieval.config import load
 from retrieval.embedding import hardware
+from retrieval.embedding.environment import SPINS
 from retrieval.embedding.factory import open_embedder
 from retrieval.embedding.folder import ModelFolder
 from retrieval.embedding.hashing import HashingEmbedder
@@ -218,6 +219,6 @@ def test_what_the_operator_set_in_the_environment_stays():
     def run(**environment):
         return subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT, env=environment).split()
 
-    assert run() == ["1", "false", "20000"]
+    assert run() == ["1", "false", str(SPINS)]
     assert run(TOKENIZERS_PARALLELISM="true", GOMP_SPINCOUNT="7") == ["1", "true", "7"]
     assert run(OMP_WAIT_POLICY="PASSIVE") == ["1", "false", "None"]

@@ -1,6 +1,10 @@
 """Local models against sentence-transformers' own encode."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +147,19 @@ def test_the_default_model_is_stamped(exact):
     assert (exact.stamp.model, exact.stamp.dimension, exact.stamp.numerics) == (DEFAULT_MODEL, 384, "float32")
     assert len(exact.stamp.revision) == 16
     assert open_local(str(default_folder()), "cpu").stamp.revision == exact.stamp.revision
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_opening_a_model_leaves_no_threads_behind():
+    """OpenMP's threads of the thread that loads would compete with those of the batcher's for the cores."""
+    code = (
+        "import os; from retrieval.embedding.local import open_local;"
+        "count = lambda: len(os.listdir('/proc/self/task')); before = count(); open_local('all-MiniLM-L6-v2', 'cpu');"
+        "print(count() - before)"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
+    root = Path(__file__).parents[2]
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=root, env=environment) == "0\n"
 
 
 @pytest.fixture

@@ -84,10 +84,13 @@ RETURNING sequence
 SELECT sequence, horizon FROM ragstone.collection WHERE id = %(collection_id)s
 
 -- name: changes_after
--- Numbers and blocks of what came later, oldest first.
-SELECT sequence, array_agg(block ORDER BY block) FROM ragstone.change
-WHERE collection_id = %(collection_id)s AND sequence > %(after)s
-GROUP BY sequence ORDER BY sequence LIMIT %(limit)s
+-- Numbers and blocks of what came later, oldest first, those that begin within so many chunks.
+SELECT sequence, blocks FROM (
+    SELECT sequence, array_agg(block ORDER BY block) AS blocks,
+           sum(sum(chunks)) OVER (ORDER BY sequence) - sum(chunks) AS earlier
+    FROM ragstone.change WHERE collection_id = %(collection_id)s AND sequence > %(after)s
+    GROUP BY sequence) later
+WHERE earlier < %(limit)s ORDER BY sequence LIMIT 1000
 
 -- name: chunks_of_block
 -- What a change wrote and a later one has not deleted.

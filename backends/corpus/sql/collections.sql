@@ -15,9 +15,12 @@ CREATE TABLE {chunk} (
     metadata jsonb NOT NULL,
     start_at integer NOT NULL,
     end_at integer NOT NULL,
-    content_hash bytea,
-    UNIQUE (document_id, ordinal)
+    content_hash bytea
 )
+
+-- name: create_chunk_key
+-- A document that has one chunk (ordinal 0) and one of the same id that has several (1 ...) cannot both be there.
+CREATE UNIQUE INDEX ON {chunk} (document_id, greatest(ordinal, 1))
 
 -- name: create_embedding_table
 -- Narrow and in line: in one wide table the embeddings go to TOAST and an exact scan is four times slower.
@@ -41,7 +44,8 @@ SELECT name FROM ragstone.collection ORDER BY name
 -- name: cancel_builders
 -- A build of an index would wait for the drop, and the drop for the build.
 SELECT pg_cancel_backend(pid) FROM pg_locks
-WHERE locktype = 'advisory' AND classid = %(lock)s AND objid = %(collection_id)s AND granted AND pid <> pg_backend_pid()
+WHERE locktype = 'advisory' AND classid = %(lock)s AND objid = %(collection_id)s AND granted
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND pid <> pg_backend_pid()
 
 -- name: drop_tables
 -- First the tables, which waits for writers, then the row: the order in which writers lock them.

@@ -1,19 +1,18 @@
 -- name: exact
--- Every embedding is compared. Adding 0 keeps the planner from the approximate index; ties at the end are settled
--- by id afterwards.
+-- Every embedding is compared. Adding 0 keeps the planner from the approximate index.
 WITH nearest AS MATERIALIZED (
-    SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
-    ORDER BY (e.embedding {operator} %(query)s) + 0 FETCH FIRST %(top_k)s ROWS WITH TIES)
+    SELECT e.chunk_id, (e.embedding {operator} %(query)s) + 0 AS distance FROM {embedding} e
+    ORDER BY distance {cut})
 SELECT {columns}, n.distance FROM nearest n JOIN {chunk} c ON c.id = n.chunk_id
 ORDER BY n.distance, {public_id} LIMIT %(top_k)s
 
 -- name: exact_filtered
 -- Every embedding whose metadata matches is compared.
 WITH nearest AS MATERIALIZED (
-    SELECT c.id, e.embedding {operator} %(query)s AS distance
+    SELECT c.id, (e.embedding {operator} %(query)s) + 0 AS distance
     FROM {chunk} c JOIN {embedding} e ON e.chunk_id = c.id
     WHERE c.metadata @@ %(filter)s::jsonpath
-    ORDER BY (e.embedding {operator} %(query)s) + 0 FETCH FIRST %(top_k)s ROWS WITH TIES)
+    ORDER BY distance {cut})
 SELECT {columns}, n.distance FROM nearest n JOIN {chunk} c ON c.id = n.id
 ORDER BY n.distance, {public_id} LIMIT %(top_k)s
 
