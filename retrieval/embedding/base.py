@@ -81,8 +81,9 @@ class Embedder(ABC):
     def token_spans(self, text: str) -> TokenSpans:
         """Return where each token of `text` stands: int64 [tokens, 2], start and end in characters.
 
-        Without special tokens and without truncation. Exact where the model's tokenizer is at hand, else an
-        estimate that is not too low.
+        Without special tokens and without truncation. Starts and ends never go back; tokens that are parts of one
+        character, as in Hangul, share its span. Exact where the model's tokenizer is at hand, else an estimate
+        that is not too low.
         """
 
     def prepare(self, texts: Sequence[str], kind: Kind) -> list[Prepared]:

@@ -28,7 +28,7 @@ class QueryCache:
             return found
 
     def put(self, text: str, embedding: Embeddings) -> None:
-        """Keep a copy of an embedding [d]."""
+        """Keep a copy of an embedding [d]: the row itself would hold its whole forward pass in memory."""
         if not self._size:
             return
         with self._lock:

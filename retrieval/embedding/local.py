@@ -49,7 +49,7 @@ def open_local(model: str, device: str = "auto") -> Embedder:
     # OpenMP keeps threads for every thread that has computed, until that ends; with more of them than cores they
     # stop spinning for work, which doubles the time of a query. So this thread does not compute.
     with ThreadPoolExecutor(1) as loader:
-        return (_load(model, folder, choose_device(device)))
+        return loader.submit(_load, model, folder, choose_device(device)).result()
 
 
 def _load(model: str, folder: ModelFolder, device: str) -> Embedder:

@@ -1,6 +1,7 @@
 """A data folder that the tests share, and documents to put into it."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,12 @@ PLANETS = {
     "inner/venus.txt": "Venus spins backwards. A day on Venus is longer than its year.",
     "outer/saturn.html": "<title>Saturn</title><p>Saturn has bright rings of ice.</p>",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_take_ctrl_c() -> None:
+    """A run in the background of a script ignores SIGINT, and the commands that it starts would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
