@@ -34,9 +34,10 @@ def prepare_one(value: object, spec: IndexSpec, field: str) -> Embeddings:
         vector = np.asarray(value)
     except (TypeError, ValueError) as error:
         raise InvalidEmbedding(field, f"not an array ({error}); needed float32 [{spec.dimension}]") from error
-    if vector.dtype.kind not in "fiu" or vector.shape != (spec.dimension,):
-        found = f"shape {list(vector.shape)}, dtype {vector.dtype}"
-        raise InvalidEmbedding(field, f"found {found}; needed float32 [{spec.dimension}]")
+    if vector.dtype.kind not in "fiu":
+        raise InvalidEmbedding(field, f"found dtype {vector.dtype}; needed float32 [{spec.dimension}]")
+    if vector.shape != (spec.dimension,):
+        raise InvalidEmbedding(field, f"found shape {list(vector.shape)}; needed [{spec.dimension}]")
     try:
         one: Embeddings = prepare(vector[None], spec, field)[0]
     except InvalidEmbedding as error:

@@ -111,4 +111,4 @@ def _generated(
 
 
 def _ms_since(started: float) -> float:
-    return (time.monotonic() - started) * 1000
+    return round((time.monotonic() - started) * 1000, 3)

@@ -86,7 +86,7 @@ def test_a_bad_embedding_is_refused(vectors: Collection, embeddings: object, wor
 
 def test_a_query_of_another_dimension_is_refused(vectors: Collection) -> None:
     """A search says which dimension the collection has."""
-    with pytest.raises(InvalidEmbedding, match=r"embedding: found shape \[4\], .*; needed float32 \[3\]"):
+    with pytest.raises(InvalidEmbedding, match=r"embedding: found shape \[4\]; needed \[3\]"):
         vectors.search([1, 2, 3, 4])
 
 
