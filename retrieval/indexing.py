@@ -121,6 +121,7 @@ class IndexKeeper:
         with self._changed:
             if self._closing:
                 return
-            log.warning("the index of %s is not built yet, next try in %.0f s: %s", wanted.name, RETRY_S, reason)
+            level = logging.WARNING if isinstance(reason, Exception) else logging.INFO
+            log.log(level, "the index of %s is not built yet, next try in %.0f s: %s", wanted.name, RETRY_S, reason)
             self._resting_s[wanted.name] = wanted.due_s = time.monotonic() + RETRY_S
             self._wanted.setdefault(wanted.name, wanted)
