@@ -53,10 +53,10 @@ class Compare:
 
     def matches(self, metadata: Mapping[str, Any]) -> bool:
         found = metadata.get(self.key)
-        wanted = _comparable(self.value)
+        wanted = comparable(self.value)
         return any(
             kind == wanted[0] and _HOLDS[self.operator](value, wanted[1])
-            for kind, value in map(_comparable, found if isinstance(found, list) else [found])
+            for kind, value in map(comparable, found if isinstance(found, list) else [found])
         )
 
     def jsonpath(self, negated: bool = False) -> str:
@@ -286,7 +286,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _comparable(value: object) -> tuple[str, Any]:
+def comparable(value: object) -> tuple[str, Any]:
+    """Return a value's kind and what equality and order compare within that kind."""
     if isinstance(value, bool):
         return "boolean", value
     if isinstance(value, int | float):

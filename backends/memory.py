@@ -1,7 +1,7 @@
 """An exact index in NumPy: the oracle that others are measured against, the test double, the adapter to read first."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ class MemoryIndex(VectorIndex):
     """Compares each query with each embedding, in float64."""
 
     name = "memory"
-    capabilities = Capabilities(filters=frozenset(OPERATORS), exact=True)
+    capabilities = Capabilities(filters=frozenset(OPERATORS), selects_ids=True, exact=True)
 
     def __init__(self, spec: IndexSpec, identity: IndexIdentity) -> None:
         self.spec = spec
@@ -62,11 +62,18 @@ class MemoryIndex(VectorIndex):
             return state.applied
 
     def search(
-        self, queries: Embeddings, candidates: int, filter: Filter | None = None, effort: int | None = None
+        self,
+        queries: Embeddings,
+        candidates: int,
+        filter: Filter | None = None,
+        effort: int | None = None,
+        allowed: Ids | None = None,
     ) -> Candidates:
         del effort  # every search is exact
         state = self._state
         rows = np.arange(len(state.ids))
+        if allowed is not None:
+            rows = np.flatnonzero(np.isin(state.ids, allowed))
         if filter is not None:
             rows = np.array([row for row in rows if filter.matches(state.attributes[row])], dtype=np.int64)
         ids, scores = [], []
@@ -76,6 +83,9 @@ class MemoryIndex(VectorIndex):
             ids.append(state.ids[rows[order]])
             scores.append(found[order].astype(np.float32))
         return Candidates(ids=ids, scores=scores, applied=state.applied)
+
+    def ids(self) -> Iterator[Ids]:
+        yield self._state.ids
 
     def stats(self) -> IndexStats:
         state = self._state

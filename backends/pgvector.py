@@ -6,7 +6,7 @@ https://arxiv.org/abs/1603.09320; the parameters: https://github.com/pgvector/pg
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -24,6 +24,7 @@ from backends.types import (
     Capabilities,
     Change,
     Embeddings,
+    Ids,
     IndexIdentity,
     IndexStats,
     Metric,
@@ -35,6 +36,7 @@ EF_CONSTRUCTION = 64
 MAX_EF_SEARCH = 1_000
 MAX_SCAN_TUPLES = 20_000
 STATE_TTL_S = 2.0
+IDS_PER_BATCH = 50_000
 
 _OPERATOR_CLASS: dict[tuple[Precision, Metric], str] = {
     ("half", "cosine"): "halfvec_cosine_ops",
@@ -54,6 +56,8 @@ _ONLY_HNSW = {
     "hnsw.iterative_scan": "relaxed_order",
     "hnsw.max_scan_tuples": str(MAX_SCAN_TUPLES),
 }
+
+Gently = Callable[[int], None]
 
 log = logging.getLogger(__name__)
 
@@ -98,20 +102,49 @@ class PgvectorIndex(VectorIndex):
         del batches, applied
         self.build_missing()
 
-    def build_missing(self) -> bool:
+    def build_missing(self, gently: Gently | None = None) -> bool:
         """Build what is missing, and return whether all is there now.
 
         False where another process builds, or where the build was cancelled. What an interrupted build left
-        behind is dropped first. HNSW comes last: where it is there, the rest is.
+        behind is dropped first. HNSW comes last: where it is there, the rest is. `gently` asks for a build without
+        parallel workers, and is told the process id of the one in PostgreSQL that builds.
         """
         try:
             with tables_of(self._collection.name), self._build_lock() as connection:
                 if connection is not None:
-                    self._build_in_order(connection)
+                    if gently is not None:
+                        connection.execute("SET max_parallel_maintenance_workers = 0")
+                        gently(connection.info.backend_pid)
+                    self._build_filter_index(connection)
+                    self._build_hnsw(connection)
         except psycopg.errors.QueryCanceled:
             log.info("building %s was cancelled", self._hnsw_name)
         self._seen_at = float("-inf")
         return self.ready
+
+    def build_filter_index(self) -> None:
+        """Build the index on the metadata alone: filters need it, whatever index finds the embeddings."""
+        with tables_of(self._collection.name), self._build_lock() as connection:
+            if connection is not None:
+                self._build_filter_index(connection)
+
+    def probe(self, rows: int) -> tuple[int, float]:
+        """Build HNSW on a copy of some rows, throw both away, and return how many rows took how many seconds."""
+        with tables_of(self._collection.name), self._database.dedicated() as connection, connection.transaction():
+            connection.execute(self._sql("copy_probe"), {"rows": rows})
+            started = time.monotonic()
+            connection.execute(self._sql("create_probe"))
+            took_s = time.monotonic() - started
+            row = connection.execute("SELECT count(*) FROM ragstone_probe").fetchone()
+        assert row is not None
+        return int(row[0]), took_s
+
+    def build_progress(self) -> tuple[int, int]:
+        """Return how many blocks of how many a build under way has read; (0, 0) where there is none."""
+        values = {"table": f"ragstone.embedding_{self._collection.id}"}
+        with tables_of(self._collection.name), self._database.connection() as connection:
+            row = connection.execute(query("indexes", "build_progress"), values).fetchone()
+        return (0, 0) if row is None else (int(row[1]), int(row[2]))
 
     def cancel_build(self) -> None:
         """Stop a build that another thread runs."""
@@ -123,9 +156,14 @@ class PgvectorIndex(VectorIndex):
         return max((change.sequence for change in changes), default=self._sequence())
 
     def search(
-        self, queries: Embeddings, candidates: int, filter: Filter | None = None, effort: int | None = None
+        self,
+        queries: Embeddings,
+        candidates: int,
+        filter: Filter | None = None,
+        effort: int | None = None,
+        allowed: Ids | None = None,
     ) -> Candidates:
-        del filter  # the joined search has it; alone, the index cannot see metadata
+        del filter, allowed  # the joined search has the filter; alone, the index cannot see metadata
         applied = self._sequence()
         ids, scores = [], []
         text = query("search", "nearest_ids", self._collection.id, operator=OPERATOR[self.spec.metric])
@@ -157,6 +195,16 @@ class PgvectorIndex(VectorIndex):
             filter=filter.jsonpath(),
         )
 
+    def ids(self) -> Iterator[Ids]:
+        with (
+            tables_of(self._collection.name),
+            self._database.transaction() as connection,
+            connection.cursor(name="ids", binary=True) as cursor,
+        ):
+            cursor.execute(query("indexes", "embedding_ids", self._collection.id))
+            while rows := cursor.fetchmany(IDS_PER_BATCH):
+                yield np.array([row[0] for row in rows], dtype=np.int64)
+
     def stats(self) -> IndexStats:
         states = self._states()
         ready, hnsw_bytes = states.get(self._hnsw_name, (False, 0))
@@ -175,9 +223,9 @@ class PgvectorIndex(VectorIndex):
         self._database.ping()
 
     def drop(self) -> None:
+        """Remove HNSW. The index on the metadata stays: filters need it, whatever index finds the embeddings."""
         with self._database.dedicated() as connection:
             connection.execute(self._sql("drop_hnsw"))
-            connection.execute(self._sql("drop_gin"))
         self._seen_at = float("-inf")
 
     @property
@@ -215,13 +263,14 @@ class PgvectorIndex(VectorIndex):
             ).fetchone()
         return int(row[0]) if row else 0
 
-    def _build_in_order(self, connection: Connection) -> None:
-        states = self._states()
-        if not states.get(self._gin_name, (False, 0))[0]:
+    def _build_filter_index(self, connection: Connection) -> None:
+        if not self._states().get(self._gin_name, (False, 0))[0]:
             connection.execute(self._sql("drop_gin"))
             connection.execute(self._sql("create_gin"))
         connection.execute(self._sql("analyze_chunks"))
-        if not states.get(self._hnsw_name, (False, 0))[0]:
+
+    def _build_hnsw(self, connection: Connection) -> None:
+        if not self._states().get(self._hnsw_name, (False, 0))[0]:
             connection.execute(self._sql("drop_hnsw"))
             self._create_hnsw(connection)
         connection.execute(self._sql("analyze_embeddings"))

@@ -6,22 +6,22 @@
 3. Where a filter left too few, the search widens; where the filter matches little enough, it is answered exactly.
 """
 
-import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from backends.base import VectorIndex
-from backends.corpus.collections import CollectionState
+from backends.attached import AttachedIndex
+from backends.corpus.collections import CollectionState, find_collection
 from backends.corpus.database import Database
-from backends.corpus.following import bring_up_to_date, forgotten_up_to
-from backends.corpus.search import FoundChunk, count_matching, run
+from backends.corpus.following import forgotten_up_to
+from backends.corpus.search import FoundChunk, count_matching, join_candidates, matching_ids, run
+from backends.errors import IndexUnavailable
 from backends.filters import Filter
 from backends.pgvector import PgvectorIndex
-from backends.types import Candidates, Embeddings
+from backends.types import Embeddings, Ids
 
 OVERSAMPLING = 4
 MIN_CANDIDATES = 40
@@ -29,11 +29,18 @@ WIDENING = 8
 MAX_CANDIDATES = 10_000
 EXACT_BELOW = 2_000
 """Matching chunks up to which comparing all of them is about as quick as the approximate search."""
-COUNT_BUDGET_MS = 50
+SELECT_BELOW = 50_000
+"""Matching chunks up to which an index that can be told so proposes no others."""
+MATCHING_BUDGET_MS = 50
 COUNT_TTL_S = 30.0
-COUNTS_KEPT = 1_024
+SELECTION_TTL_S = 2.0
+"""Short: what was written since the ids were read is part of the tail."""
+FILTERS_KEPT = 1_024
+SELECTIONS_KEPT = 64
+CATCH_UPS = 3
+EXACT_FALLBACK_CHUNKS = 100_000
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,21 +52,43 @@ class Found:
     exact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Matching:
+    """How many chunks match a filter, or which, as of a number of the change sequence; None where that is too many."""
+
+    count: int | None
+    ids: Ids | None = None
+    sequence: int = 0
+
+    @property
+    def is_little(self) -> bool:
+        return self.count is not None and self.count < EXACT_BELOW
+
+
+_UNFILTERED = _Matching(None)
+
+
 class Searcher:
-    """Searches one collection. Safe to use from any thread."""
+    """Searches one collection through one index. Safe to use from any thread."""
 
     def __init__(
         self,
         database: Database,
         collection: CollectionState,
-        index: VectorIndex,
+        index: AttachedIndex,
         statement_budget_ms: int,
+        exact_fallback_chunks: int = EXACT_FALLBACK_CHUNKS,
     ) -> None:
         self._database = database
         self._collection = collection
-        self._index = index
+        self._attached = index
+        self._index = index.index
         self._exact_settings = {"statement_timeout": str(statement_budget_ms)}
-        self._counts = _Counts()
+        self._exact_fallback_chunks = exact_fallback_chunks
+        selects = self._index.capabilities.selects_ids
+        self._matching = _Remembered[_Matching](
+            SELECTION_TTL_S if selects else COUNT_TTL_S, SELECTIONS_KEPT if selects else FILTERS_KEPT
+        )
 
     def search(
         self,
@@ -71,14 +100,20 @@ class Searcher:
     ) -> Found:
         """Find the `top_k` chunks nearest to one prepared query, float32 [d].
 
-        Returns top_k chunks whenever top_k match, or raises FilterTooExpensive past the statement's budget.
+        Returns top_k chunks whenever top_k match, or raises FilterTooExpensive past the statement's budget. While
+        the index is away, a collection of up to `exact_fallback_chunks` is searched exactly, and a larger one
+        raises IndexUnavailable.
         """
-        if exact or self._answers_exactly() or (filter is not None and self._matches_little(filter)):
+        if exact or self._answers_exactly():
             return self._exact(embedding, top_k, filter)
-        if isinstance(self._index, PgvectorIndex):
-            chunks = self._index.nearest(embedding, top_k, filter, effort)
-        else:
-            chunks = self._widening(embedding, top_k, filter, effort)
+        matching = _UNFILTERED if filter is None else self._matching.get(filter, lambda: self._matches(filter))
+        if matching.is_little:
+            return self._exact(embedding, top_k, filter)
+        try:
+            chunks = self._approximate(embedding, top_k, filter, effort, matching)
+        except IndexUnavailable:
+            self._require_small()
+            return self._exact(embedding, top_k, filter)
         if len(chunks) < top_k:
             # Short because nothing more matches, or because the index did not reach it: only the corpus knows.
             return self._exact(embedding, top_k, filter)
@@ -101,63 +136,93 @@ class Searcher:
         settings = self._exact_settings
         return run(self._database, self._collection, name, embedding, settings, ties=ties, top_k=top_k, **values)
 
-    def _widening(
-        self, embedding: Embeddings, top_k: int, filter: Filter | None, effort: int | None
+    def _approximate(
+        self, embedding: Embeddings, top_k: int, filter: Filter | None, effort: int | None, matching: _Matching
     ) -> list[FoundChunk]:
+        if isinstance(self._index, PgvectorIndex):
+            return self._index.nearest(embedding, top_k, filter, effort)
         wanted = max(top_k * OVERSAMPLING, MIN_CANDIDATES)
         while True:
-            proposed = self._index.search(embedding[None, :], wanted, filter, effort)
-            chunks = self._joined(embedding, top_k, filter, proposed)
-            if forgotten_up_to(self._database, self._collection) > proposed.applied:
-                # The tail that the index lacked is not remembered any more: it has to catch up first.
-                bring_up_to_date(self._database, self._collection, self._index)
-                continue
-            exhausted = len(proposed.ids[0]) < wanted or wanted >= MAX_CANDIDATES
+            chunks, proposed = self._proposed(embedding, top_k, filter, effort, matching, wanted)
+            exhausted = proposed < wanted or wanted >= MAX_CANDIDATES
             if len(chunks) >= top_k or exhausted:
                 return chunks
             wanted = min(wanted * WIDENING, MAX_CANDIDATES)
 
-    def _joined(
-        self, embedding: Embeddings, top_k: int, filter: Filter | None, proposed: Candidates
-    ) -> list[FoundChunk]:
-        values: dict[str, Any] = {} if filter is None else {"filter": filter.jsonpath()}
-        return run(
-            self._database,
-            self._collection,
-            "candidates",
-            embedding,
-            self._exact_settings,
-            top_k=top_k,
-            ids=proposed.ids[0].tolist(),
-            applied=proposed.applied,
-            **values,
+    def _proposed(
+        self,
+        embedding: Embeddings,
+        top_k: int,
+        filter: Filter | None,
+        effort: int | None,
+        matching: _Matching,
+        wanted: int,
+    ) -> tuple[list[FoundChunk], int]:
+        """Return what the index proposes, joined with the whole tail, and how many chunks it proposed."""
+        for _ in range(CATCH_UPS):
+            proposed = self._attached.search(embedding[None, :], wanted, filter, effort, matching.ids)
+            applied = proposed.applied if matching.ids is None else min(proposed.applied, matching.sequence)
+            chunks, horizon = join_candidates(
+                self._database,
+                self._collection,
+                embedding,
+                self._exact_settings,
+                top_k=top_k,
+                ids=proposed.ids[0],
+                applied=applied,
+                filter=filter,
+            )
+            if horizon is None:
+                horizon = forgotten_up_to(self._database, self._collection)
+            if horizon <= applied:
+                return chunks, len(proposed.ids[0])
+            if horizon <= proposed.applied:  # the ids that match were read too long ago
+                matching = self._matches(filter) if filter is not None else _UNFILTERED
+            else:  # the tail that the index lacked is not remembered any more
+                self._attached.catch_up()
+        raise IndexUnavailable(
+            f"the {self._index.name} index of {self._collection.name!r} cannot keep up with the writes; try again"
         )
 
-    def _matches_little(self, filter: Filter) -> bool:
-        count = self._counts.get(
-            filter,
-            lambda: count_matching(self._database, self._collection, filter, EXACT_BELOW, COUNT_BUDGET_MS),
-        )
-        return count is not None and count < EXACT_BELOW
+    def _matches(self, filter: Filter) -> _Matching:
+        if not self._index.capabilities.selects_ids:
+            count = count_matching(self._database, self._collection, filter, EXACT_BELOW, MATCHING_BUDGET_MS)
+            return _Matching(count)
+        found = matching_ids(self._database, self._collection, filter, SELECT_BELOW, MATCHING_BUDGET_MS)
+        if found is None or len(found[0]) >= SELECT_BELOW:
+            return _UNFILTERED
+        return _Matching(len(found[0]), *found)
+
+    def _require_small(self) -> None:
+        chunks = find_collection(self._database, self._collection.name).chunks
+        if chunks > self._exact_fallback_chunks:
+            away = self._attached.away
+            since = "" if away is None else f" since {away.since.isoformat(timespec='seconds')} ({away.reason})"
+            raise IndexUnavailable(
+                f"the {self._index.name} index of {self._collection.name!r} is away{since}, and {chunks} chunks are "
+                f"more than exact_fallback_chunks ({self._exact_fallback_chunks}): try again when it is back"
+            )
 
 
-class _Counts:
-    """How many chunks match a filter, remembered for a while: it steers the search and never changes its hits."""
+class _Remembered(Generic[T]):
+    """What is known of filters, for a while: it steers a search and never changes its hits."""
 
-    def __init__(self) -> None:
+    def __init__(self, ttl_s: float, kept: int) -> None:
+        self._ttl_s = ttl_s
+        self._most = kept
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Filter, tuple[float, int | None]] = OrderedDict()
+        self._kept: OrderedDict[Filter, tuple[float, T]] = OrderedDict()
 
-    def get(self, filter: Filter, count: Callable[[], int | None]) -> int | None:
+    def get(self, filter: Filter, find: Callable[[], T]) -> T:
         now = time.monotonic()
         with self._lock:
             kept = self._kept.get(filter)
-        if kept is not None and now - kept[0] < COUNT_TTL_S:
+        if kept is not None and now - kept[0] < self._ttl_s:
             return kept[1]
-        found = count()
+        found = find()
         with self._lock:
             self._kept[filter] = now, found
             self._kept.move_to_end(filter)
-            while len(self._kept) > COUNTS_KEPT:
+            while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         return found

@@ -39,11 +39,21 @@ class IndexSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexIdentity:
-    """Whose index it is. An index that says otherwise than the corpus is rebuilt, never searched."""
+    """Whose index it is. An index that says otherwise than the corpus is rebuilt, never searched.
+
+    `index_id` is the corpus's row for this index, never used twice: an index built anew beside an old one has
+    another.
+    """
 
     collection_id: int
     system_identifier: int
     timeline: int
+    index_id: int
+
+    @property
+    def name(self) -> str:
+        """What a store calls the index: letters, digits and hyphens, at most 45, and no other index's."""
+        return f"ragstone-{self.system_identifier & (1 << 64) - 1:x}-{self.collection_id:x}-{self.index_id:x}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +96,19 @@ class Capabilities:
     """What a backend can do, as data.
 
     filters: operators whose meaning the index can match or exceed (a superset; the corpus decides).
+    selects_ids: a search can be told which ids alone it may propose.
     in_corpus: the index lives in the corpus's database and is never behind it.
+    shared: the index lives in a store that all processes reach; else each process has a copy of its own.
+    exact: every embedding is compared.
+    snapshots: a copy can be saved to files, from which the next process goes on.
     """
 
     filters: frozenset[str] = frozenset()
+    selects_ids: bool = False
     in_corpus: bool = False
+    shared: bool = False
     exact: bool = False
-    deletes: bool = True
     snapshots: bool = False
-    gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from backends.corpus.encoding import ChunkRows
 from backends.corpus.writing import WriteTransaction, write
 from backends.errors import InvalidDocument, InvalidEmbedding, InvalidInput
 from backends.filters import check_metadata, check_text
+from backends.pgvector import PgvectorIndex
 from backends.vectors import prepare_kept
 from retrieval.checking import check_distinct, check_id, check_list
 from retrieval.documents import UpsertResult
@@ -55,9 +56,14 @@ def check_bulk(
 
 
 def upsert_bulk(database: Database, collection: CollectionState, rows: BulkRows, tail_limit: int) -> UpsertResult:
-    """Write checked rows, each one document of one chunk, replacing those that are there."""
-    for start in range(0, len(rows.ids), ROWS_PER_TRANSACTION):
-        part = slice(start, start + ROWS_PER_TRANSACTION)
+    """Write checked rows, each one document of one chunk, replacing those that are there.
+
+    Where an index follows from outside the corpus, in slices that keep its tail short.
+    """
+    in_corpus = collection.backend == PgvectorIndex.name
+    rows_per_transaction = ROWS_PER_TRANSACTION if in_corpus else min(tail_limit, ROWS_PER_TRANSACTION)
+    for start in range(0, len(rows.ids), rows_per_transaction):
+        part = slice(start, start + rows_per_transaction)
         write(database, collection, lambda transaction, part=part: _write(transaction, rows, part), tail_limit)  # type: ignore[misc]  # bound now, on purpose
     return UpsertResult(upserted=len(rows.ids), unchanged=0, chunks=len(rows.ids))
 

@@ -25,6 +25,14 @@ def check_name(name: object) -> str:
     )
 
 
+def check_placement(placement_threshold: int | None, recall_target: float | None) -> None:
+    """Raise InvalidInput where one of a collection's own settings is out of range."""
+    if placement_threshold is not None and placement_threshold < 1:
+        raise InvalidInput("placement_threshold", f"found {placement_threshold}; needed 1 or more")
+    if recall_target is not None and not 0 <= recall_target <= 1:
+        raise InvalidInput("recall_target", f"found {recall_target}; needed 0 to 1")
+
+
 def check_documents(documents: Iterable[Document]) -> list[Document]:
     """Return the documents in the order of their ids; raises InvalidDocument or DuplicateId."""
     checked = list(documents)

@@ -1,26 +1,32 @@
 """One collection, as users handle it."""
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from backends.base import VectorIndex
-from backends.corpus.collections import CollectionState, find_collection
-from backends.corpus.following import bring_up_to_date
+from backends.attached import AttachedIndex
+from backends.corpus.collections import CollectionState, configure_collection, find_collection
 from backends.corpus.reading import StoredDocument, get_document, get_documents
 from backends.corpus.search import FoundChunk
 from backends.corpus.writing import WriteTransaction, write
-from backends.errors import Conflict, InvalidFilter, InvalidInput, RagstoneError
+from backends.errors import Conflict, InvalidFilter, InvalidInput
 from backends.filters import All, Filter, parse
 from backends.pgvector import PgvectorIndex
 from backends.searching import Found, Searcher
 from backends.types import Embeddings, Metric, Precision
 from backends.vectors import prepare_one
 from retrieval.bulk import check_bulk, upsert_bulk
-from retrieval.checking import check_documents, check_id, check_list, check_mode, check_query, check_top_k
+from retrieval.checking import (
+    check_documents,
+    check_id,
+    check_list,
+    check_mode,
+    check_placement,
+    check_query,
+    check_top_k,
+)
 from retrieval.documents import Answer, Document, Event, Hit, Metadata, Retrieval, UpsertResult
 from retrieval.upserting import Upsert
 
@@ -28,13 +34,16 @@ if TYPE_CHECKING:
     from retrieval.library import Ragstone
 
 MAX_PAGE = 1_000
-
-log = logging.getLogger(__name__)
+ROUTE_TTL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionInfo:
-    """How a collection stands. `embedding_model` is None where users bring their own embeddings."""
+    """How a collection stands. `embedding_model` is None where users bring their own embeddings.
+
+    `placement_threshold` and `recall_target` are None where the service's settings hold, `pinned_backend` is None
+    where size decides.
+    """
 
     name: str
     dimension: int
@@ -47,25 +56,49 @@ class CollectionInfo:
     backend: str
     indexed: bool
     created_at: datetime
+    placement_threshold: int | None
+    recall_target: float | None
+    pinned_backend: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """Where searches go: the collection as it was when asked, the index that served it then, and what searches it."""
+
+    state: CollectionState
+    index: AttachedIndex
+    searcher: Searcher
 
 
 class Collection:
-    """Documents of one kind and their embeddings. Get one from Ragstone; safe to use from any thread."""
+    """Documents of one kind and their embeddings. Get one from Ragstone; safe to use from any thread.
 
-    def __init__(self, rag: "Ragstone", state: CollectionState, index: VectorIndex) -> None:
+    A collection that is moved to another backend is followed there: hold on to this as long as you like.
+    """
+
+    def __init__(self, rag: "Ragstone", state: CollectionState) -> None:
         self._rag = rag
         self._state = state
-        self._index = index
-        self._searcher = Searcher(rag.database, state, index, rag.settings.statement_budget_ms)
+        self._route = self._routed(state, rag.indexes.attach(state))
+        self._looked_s = time.monotonic()
         self._wrote()
 
     @property
     def name(self) -> str:
         return self._state.name
 
-    def is_same(self, state: CollectionState) -> bool:
-        """Whether this is still the collection of that name, served by the same backend."""
-        return (self._state.id, self._state.backend) == (state.id, state.backend)
+    @property
+    def id(self) -> int:
+        """The corpus's number for this collection: one made later under the same name has another."""
+        return self._state.id
+
+    def route_to(self, state: CollectionState) -> None:
+        """Go to the index that serves now. The one before follows on, and serves here until the new one is open."""
+        self._looked_s = time.monotonic()
+        if state.id == self.id and state.index_id != self._route.state.index_id:
+            index = self._rag.indexes.attached_soon(state)
+            if index is not None:
+                self._route = self._routed(state, index)
 
     def info(self) -> CollectionInfo:
         """Return how the collection stands now; raises CollectionNotFound where it was deleted."""
@@ -81,13 +114,23 @@ class Collection:
             chunks=state.chunks,
             sequence=state.sequence,
             backend=state.backend,
-            indexed=self._index.stats().ready,
+            indexed=self._indexed(),
             created_at=state.created_at,
+            placement_threshold=state.placement_threshold,
+            recall_target=state.recall_target,
+            pinned_backend=state.pinned_backend,
+        )
+
+    def configure(self, *, placement_threshold: int | None = None, recall_target: float | None = None) -> None:
+        """Give the collection a threshold and a recall target of its own; None leaves them to the settings."""
+        check_placement(placement_threshold, recall_target)
+        configure_collection(
+            self._rag.database, self.name, placement_threshold=placement_threshold, recall_target=recall_target
         )
 
     def count(self) -> int:
         """Return how many documents there are."""
-        return self.info().documents
+        return find_collection(self._rag.database, self.name).documents
 
     def upsert(self, documents: Iterable[Document], *, progress: Callable[[int], None] | None = None) -> UpsertResult:
         """Write documents, replacing those whose ids are there: all in one transaction, durable on return.
@@ -129,7 +172,7 @@ class Collection:
                 "dimension=... for your own embeddings"
             )
         rows = check_bulk(ids, embeddings, texts, metadata, self._state)
-        result = upsert_bulk(self._rag.database, self._state, rows, self._rag.settings.tail_limit)
+        result = upsert_bulk(self._rag.database, self._current().state, rows, self._rag.settings.tail_limit)
         self._wrote()
         return result
 
@@ -214,17 +257,35 @@ class Collection:
         return self._rag.answer(query, retrieval, self._state.spec.metric, max_tokens)
 
     def wait_until_indexed(self, timeout_s: float = 600) -> None:
-        """Return when the vector index is built, or none is needed; raises IndexBehind after `timeout_s`."""
-        if isinstance(self._index, PgvectorIndex):
-            self._rag.keeper.wait(self.name, self._index, timeout_s)
+        """Return when the vector index has all that is there now, or none is needed; IndexBehind after `timeout_s`."""
+        route = self._current()
+        if isinstance(route.index.index, PgvectorIndex):
+            self._rag.keeper.wait(self.name, route.index.index, timeout_s)
         else:
-            bring_up_to_date(self._rag.database, self._state, self._index)
+            self._rag.indexes.wait(route.state, timeout_s)
 
     def _search(self, embedding: Embeddings, top_k: int, filter: Filter | None, exact: bool = False) -> Found:
-        found = self._searcher.search(embedding, top_k, filter, exact)
-        if isinstance(self._index, PgvectorIndex) and not self._index.ready:
-            self._rag.keeper.remind(self.name, self._index)
+        route = self._current()
+        found = route.searcher.search(embedding, top_k, filter, exact)
+        if isinstance(route.index.index, PgvectorIndex) and not route.index.index.ready:
+            self._rag.keeper.remind(self.name, route.index.index)
         return found
+
+    def _routed(self, state: CollectionState, index: AttachedIndex) -> _Route:
+        settings = self._rag.settings
+        searcher = Searcher(
+            self._rag.database, state, index, settings.statement_budget_ms, settings.exact_fallback_chunks
+        )
+        return _Route(state, index, searcher)
+
+    def _current(self) -> _Route:
+        if time.monotonic() - self._looked_s >= ROUTE_TTL_S:
+            self.route_to(find_collection(self._rag.database, self.name))
+        return self._route
+
+    def _indexed(self) -> bool:
+        index = self._current().index
+        return index.index.ready if isinstance(index.index, PgvectorIndex) else index.away is None
 
     def _write(self, edit: Callable[[WriteTransaction], int]) -> int:
         result = write(self._rag.database, self._state, edit, self._rag.settings.tail_limit)
@@ -232,16 +293,10 @@ class Collection:
         return result
 
     def _wrote(self) -> None:
-        try:
-            self._let_the_index_follow()
-        except RagstoneError as error:  # what was written is durable; the index follows later
-            log.warning("the index of %s could not follow yet: %s", self.name, error)
-
-    def _let_the_index_follow(self) -> None:
-        if isinstance(self._index, PgvectorIndex):
-            self._rag.keeper.notice(self.name, self._index)
-        else:
-            bring_up_to_date(self._rag.database, self._state, self._index)
+        index = self._route.index.index
+        if isinstance(index, PgvectorIndex):
+            self._rag.keeper.notice(self.name, index)
+        self._rag.indexes.notice(self._state)
 
 
 def hit(found: FoundChunk) -> Hit:

@@ -17,7 +17,32 @@ class Settings(BaseSettings):
     pool_size: int = Field(8, ge=1, le=200, description="Connections to PostgreSQL")
     statement_budget_ms: int = Field(10_000, ge=10, description="The longest a search may take in PostgreSQL")
 
+    placement: Literal["automatic", "advise"] = Field(
+        "automatic", description="Whether `ragstone serve` moves a collection that crosses the line, or only says so"
+    )
     placement_threshold: int = Field(10_000_000, ge=1, description="Vectors above which a collection leaves pgvector")
+    large_backend: Literal["faiss", "weaviate", "pinecone"] = Field(
+        "faiss", description="Where collections above the threshold go"
+    )
+    recall_target: float = Field(0.95, ge=0, le=1, description="Recall@10 that an index must show before it serves")
+    old_index_kept_s: float = Field(86_400, ge=0, description="How long the index before a move follows, for rollback")
+    move_chunks_per_s: float | None = Field(None, gt=0, description="The most chunks that a move builds in a second")
+    exact_fallback_chunks: int = Field(
+        100_000, ge=0, description="Chunks up to which a collection is searched exactly while its index is away"
+    )
+    backend_timeout_s: float = Field(10.0, gt=0, description="The longest wait for an answer of Weaviate or Pinecone")
+    index_folder: str | None = Field(
+        None, description="Where FAISS indexes are saved; default: vector-indexes in the data folder"
+    )
+    faiss_kind: Literal["auto", "flat", "hnsw", "ivf_sq8", "ivf_pq", "cagra"] = "auto"
+    faiss_device: Literal["auto", "cpu", "gpu"] = "auto"
+    weaviate_url: str | None = Field(None, description="Weaviate's REST address, for example http://localhost:8080")
+    weaviate_grpc_port: int = Field(50_051, ge=1, le=65_535)
+    weaviate_api_key: SecretStr | None = None
+    pinecone_api_key: SecretStr | None = None
+    pinecone_host: str = Field("https://api.pinecone.io", description="Pinecone's control plane")
+    pinecone_cloud: str = "aws"
+    pinecone_region: str = "us-east-1"
     index_min_chunks: int = Field(5_000, ge=1, description="Chunks below which no vector index is built")
     tail_limit: int = Field(2_000, ge=1, description="Chunks that a vector index may be behind before writers wait")
     ef_search: int = Field(40, ge=1, le=1000, description="HNSW effort of a search")

@@ -115,7 +115,7 @@ class IndexKeeper:
 
     def _needs_index(self, name: str) -> bool:
         state = find_collection(self._database, name)
-        return builds_hnsw(state.chunks, self._settings)
+        return builds_hnsw(state, self._settings)
 
     def _try_later(self, wanted: _Wanted, reason: object) -> None:
         with self._changed:

@@ -17,7 +17,7 @@ from backends.corpus.jobs import Jobs
 from backends.corpus.server import EmbeddedServer, attach
 from backends.errors import Conflict, CorpusUnavailable, InvalidInput, ModelMismatch
 from backends.types import Embeddings, IndexSpec, Metric, Precision
-from retrieval.checking import check_name, shown
+from retrieval.checking import check_name, check_placement, shown
 from retrieval.chunking import Chunker
 from retrieval.collection import Collection
 from retrieval.config import Settings, load
@@ -28,8 +28,9 @@ from retrieval.embedding.factory import open_embedder
 from retrieval.generation.answering import answer_stream
 from retrieval.generation.base import Generator
 from retrieval.generation.factory import open_generator
+from retrieval.indexes import OpenIndexes
 from retrieval.indexing import IndexKeeper
-from retrieval.placement import DEFAULT_BACKEND, open_index
+from retrieval.placement import DEFAULT_BACKEND
 
 COLLECTION_TTL_S = 1.0
 EMBEDDED_ATTEMPTS = 5
@@ -54,12 +55,13 @@ class Ragstone:
     """A corpus that is open. Safe to use from any thread."""
 
     def __init__(self, data: str, settings: Settings) -> None:
-        self.settings = settings
+        self.settings = settings.model_copy(update={"data": data})
         self._opening = threading.RLock()
         self._loading = threading.RLock()
         self._collections: dict[str, tuple[float, Collection]] = {}
         self._server, self.database = _open_database(data, settings)
-        self.keeper = IndexKeeper(self.database, settings)
+        self.keeper = IndexKeeper(self.database, self.settings)
+        self.indexes = OpenIndexes(self.database, self.settings)
         self.jobs = Jobs(self.database)
 
     def __enter__(self) -> Self:
@@ -76,9 +78,15 @@ class Ragstone:
             if name in self.__dict__:  # made on first use, or never
                 self.__dict__.pop(name).close()
         self.keeper.close()
+        self.indexes.close()
         self.database.close()
         if self._server is not None:
             self._server.detach()
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether PostgreSQL is our own, on this machine."""
+        return self._server is not None
 
     @cached_property
     def embedder(self) -> Batcher:
@@ -111,14 +119,18 @@ class Ragstone:
         dimension: int | None = None,
         metric: Metric = "cosine",
         precision: Precision = "half",
+        placement_threshold: int | None = None,
+        recall_target: float | None = None,
     ) -> Collection:
         """Create a collection: for texts (the service's embedding model), or with `dimension` for your embeddings.
 
         Precision "half" keeps embeddings at 11 significant bits, in half the space: the cosine of two embeddings
-        is off by less than 0.001. "single" keeps float32. Raises InvalidName, InvalidInput, CollectionExists, and
-        ModelMismatch for a model other than the service's.
+        is off by less than 0.001. "single" keeps float32. `placement_threshold` (chunks above which it leaves
+        pgvector) and `recall_target` (recall@10 of its index) are the service's settings unless given. Raises
+        InvalidName, InvalidInput, CollectionExists, and ModelMismatch for a model other than the service's.
         """
         check_name(name)
+        check_placement(placement_threshold, recall_target)
         if embedding_model is not None and dimension is not None:
             raise InvalidInput(
                 "dimension", "found together with embedding_model, which has its own; needed one of them"
@@ -132,7 +144,10 @@ class Ragstone:
             stamp = None
         spec = IndexSpec(dimension=dimension, metric=metric, precision=precision)
         state = corpus_collections.create_collection(self.database, name, spec, stamp, DEFAULT_BACKEND)
-        return self._remember(state)
+        collection = self._remember(state)
+        if placement_threshold is not None or recall_target is not None:
+            collection.configure(placement_threshold=placement_threshold, recall_target=recall_target)
+        return collection
 
     def collection(self, name: str) -> Collection:
         """Open a collection; raises CollectionNotFound."""
@@ -207,10 +222,11 @@ class Ragstone:
     def _remember(self, state: CollectionState) -> Collection:
         with self._opening:
             kept = self._collections.get(state.name)
-            if kept is not None and kept[1].is_same(state):
+            if kept is not None and kept[1].id == state.id:
                 collection = kept[1]
+                collection.route_to(state)
             else:
-                collection = Collection(self, state, open_index(self.database, state, self.settings))
+                collection = Collection(self, state)
             self._collections[state.name] = time.monotonic(), collection
             return collection
 

@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from backends.attached import AttachedIndex
+from backends.base import VectorIndex
 from backends.corpus.collections import CollectionState, create_collection, delete_collection
 from backends.corpus.database import Database
+from backends.searching import Searcher
 from backends.types import IndexSpec
 from retrieval.bulk import check_bulk, upsert_bulk
 
 TAIL_LIMIT = 2_000
+BUDGET_MS = 10_000
 
 
 @contextmanager
@@ -45,3 +49,8 @@ def random_embeddings(count: int, dimension: int, seed: int = 0) -> np.ndarray:
     centres = rng.normal(size=(max(1, count // 50), dimension))
     points = centres[rng.integers(0, len(centres), count)] + 0.5 * rng.normal(size=(count, dimension))
     return points.astype(np.float32)
+
+
+def searcher(database: Database, collection: CollectionState, index: VectorIndex, **given: int) -> Searcher:
+    """Return what searches the collection through this index."""
+    return Searcher(database, collection, AttachedIndex(database, collection, index), BUDGET_MS, **given)

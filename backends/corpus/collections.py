@@ -16,12 +16,29 @@ from backends.types import IndexIdentity, IndexSpec, Precision
 
 BUILD_LOCK_SPACE = 0x6275  # "bu": the first half of an index builder's advisory lock; the collection's id is the second
 DELETE_ATTEMPTS = 5
+_STATE = (
+    "id",
+    "name",
+    "stamp",
+    "sequence",
+    "documents",
+    "chunks",
+    "created_at",
+    "backend",
+    "index_id",
+    "placement_threshold",
+    "recall_target",
+    "pinned_backend",
+)
 COLUMN_TYPE: dict[Precision, str] = {"half": "halfvec", "single": "vector"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionState:
-    """A collection as the corpus had it when asked. `stamp` is None where users bring their own embeddings."""
+    """A collection as the corpus had it when asked. `stamp` is None where users bring their own embeddings.
+
+    `backend` and `index_id` name the index that serves. What is None of the last three, the service's settings say.
+    """
 
     id: int
     name: str
@@ -31,7 +48,11 @@ class CollectionState:
     documents: int
     chunks: int
     backend: str
+    index_id: int
     created_at: datetime
+    placement_threshold: int | None = None
+    recall_target: float | None = None
+    pinned_backend: str | None = None
 
 
 def create_collection(
@@ -54,18 +75,18 @@ def find_collection(database: Database, name: str) -> CollectionState:
         row = connection.execute(query("collections", "find_collection"), {"name": name}).fetchone()
     if row is None:
         raise CollectionNotFound(f"there is no collection {name!r}; create it first")
-    id_, name, dimension, metric, precision, stamp, sequence, documents, chunks, created_at, backend = row
-    return CollectionState(
-        id=id_,
-        name=name,
-        spec=IndexSpec(dimension=dimension, metric=metric, precision=precision),
-        stamp=stamp,
-        sequence=sequence,
-        documents=documents,
-        chunks=chunks,
-        backend=backend,
-        created_at=created_at,
-    )
+    dimension, metric, precision, *rest = row
+    spec = IndexSpec(dimension=dimension, metric=metric, precision=precision)
+    return CollectionState(spec=spec, **dict(zip(_STATE, rest, strict=True)))
+
+
+def configure_collection(
+    database: Database, name: str, *, placement_threshold: int | None, recall_target: float | None
+) -> None:
+    """Set what a collection has of its own; None leaves it to the service's settings."""
+    values = {"name": name, "placement_threshold": placement_threshold, "recall_target": recall_target}
+    with database.connection() as connection:
+        connection.execute(query("collections", "configure_collection"), values)
 
 
 def list_collections(database: Database) -> list[str]:
@@ -101,12 +122,14 @@ def tables_of(name: str) -> Iterator[None]:
         raise gone(name) from error
 
 
-def identity(database: Database, collection_id: int) -> IndexIdentity:
-    """Return what an index of this collection must carry to be this collection's."""
+def identity(database: Database, collection: CollectionState) -> IndexIdentity:
+    """Return what the index of this state must carry to be this collection's."""
     with database.connection() as connection:
         row = connection.execute(query("collections", "identity")).fetchone()
     assert row is not None
-    return IndexIdentity(collection_id=collection_id, system_identifier=row[0], timeline=row[1])
+    return IndexIdentity(
+        collection_id=collection.id, system_identifier=row[0], timeline=row[1], index_id=collection.index_id
+    )
 
 
 def _drop(database: Database, state: CollectionState) -> None:

@@ -53,7 +53,8 @@ class Database:
 
     def open(self) -> None:
         """Check the server, bring the schema up to date, and fill the pool."""
-        with errors_mapped(), self.dedicated() as connection:
+        options = _connection_options(self.conninfo)
+        with errors_mapped(), psycopg.connect(self.conninfo, **options) as connection:  # pgvector may not be there yet
             migrate(connection)
         with errors_mapped():
             self._pool.open(wait=True, timeout=POOL_WAIT_S)
@@ -84,8 +85,15 @@ class Database:
     @contextmanager
     def dedicated(self) -> Iterator[Connection]:
         """Open a connection outside the pool, in autocommit mode: for what takes long or locks for long."""
-        with errors_mapped(), psycopg.connect(self.conninfo, **_connection_options(self.conninfo)) as connection:
+        with errors_mapped(), self.connect() as connection:
             yield connection
+
+    def connect(self) -> Connection:
+        """Open a connection outside the pool, in autocommit mode, which is the caller's to close."""
+        with errors_mapped():
+            connection = psycopg.connect(self.conninfo, **_connection_options(self.conninfo))
+            register_vector(connection)
+            return connection
 
     def ping(self) -> None:
         """Raise CorpusUnavailable where PostgreSQL does not answer."""

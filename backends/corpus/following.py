@@ -1,6 +1,6 @@
 """How a vector index follows the corpus: a consistent view to build from, then the changes in their order."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +11,12 @@ from backends.base import VectorIndex
 from backends.corpus.collections import CollectionState, gone, identity, tables_of
 from backends.corpus.database import Connection, Database
 from backends.corpus.queries import query
-from backends.errors import BehindHorizon
+from backends.errors import BehindHorizon, IndexUnavailable
 from backends.types import Batch, Change, IndexSpec
 
 ROWS_PER_BATCH = 4_096
+
+Watch = Callable[[int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,12 @@ def forgotten_up_to(database: Database, collection: CollectionState) -> int:
         return _standing(connection, collection)[1]
 
 
+def sequence_of(database: Database, collection: CollectionState) -> int:
+    """Return the number of the collection's last change."""
+    with database.connection() as connection:
+        return _standing(connection, collection)[0]
+
+
 def _standing(connection: Connection, collection: CollectionState) -> tuple[int, int]:
     values = {"collection_id": collection.id}
     row = connection.execute(query("changes", "sequence_and_horizon"), values).fetchone()
@@ -103,20 +111,33 @@ def _batch(rows: list[tuple[Any, ...]], spec: IndexSpec) -> Batch:
     )
 
 
-def bring_up_to_date(database: Database, collection: CollectionState, index: VectorIndex) -> int:
-    """Let an index apply what it lacks, and return the number it has then applied.
+def bring_up_to_date(
+    database: Database,
+    collection: CollectionState,
+    index: VectorIndex,
+    *,
+    may_build: bool = True,
+    watch: Watch = lambda _: None,
+) -> int:
+    """Let an index apply what it lacks now, and return the number it has then applied.
 
-    An index that is not this collection's, behind the horizon or ahead of the corpus is rebuilt.
+    What is written meanwhile may be left for the next time. An index that is lost, not this collection's, behind
+    the horizon or ahead of the corpus is rebuilt; where this process may not, what another has saved is loaded, and
+    IndexUnavailable says that this was not enough. `watch` is told each number that was applied, and None when a
+    build begins.
     """
-    if index.identity != identity(database, collection.id):
-        index.identity = identity(database, collection.id)
+    if index.identity != (owner := identity(database, collection)):
+        index.identity = owner
+    elif (applied := _applied(database, collection, index, watch)) is not None:
+        return applied
+    if may_build:
+        watch(None)
         return rebuild(database, collection, index)
-    applied = index.stats().applied
-    try:
-        while changes := changes_after(database, collection, applied):
-            applied = index.apply(changes)
-    except BehindHorizon:
-        return rebuild(database, collection, index)
+    index.reload()
+    if (applied := _applied(database, collection, index, watch)) is None:
+        raise IndexUnavailable(
+            f"the {index.name} index of {collection.name!r} has to be built anew, by the process that keeps it"
+        )
     return applied
 
 
@@ -128,3 +149,21 @@ def rebuild(database: Database, collection: CollectionState, index: VectorIndex)
     with snapshot(database, collection) as view:
         index.build(view.batches, view.sequence)
         return view.sequence
+
+
+def _applied(database: Database, collection: CollectionState, index: VectorIndex, watch: Watch) -> int | None:
+    """Apply what comes later than what the index has; None where only a build can help."""
+    stats = index.stats()
+    if not stats.ready and not index.capabilities.in_corpus:
+        return None
+    applied = stats.applied
+    goal = sequence_of(database, collection)
+    try:
+        while changes := changes_after(database, collection, applied):
+            applied = index.apply(changes)
+            watch(applied)
+            if applied >= goal:  # writers that never rest must not keep us here
+                break
+    except BehindHorizon:
+        return None
+    return applied

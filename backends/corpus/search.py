@@ -3,15 +3,16 @@
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import psycopg
 from pgvector import HalfVector, Vector
 
-from backends.corpus.collections import CollectionState, tables_of
+from backends.corpus.collections import CollectionState, gone, tables_of
 from backends.corpus.database import Database
 from backends.corpus.queries import query
 from backends.errors import FilterTooExpensive
 from backends.filters import Filter
-from backends.types import Embeddings, Metric
+from backends.types import Embeddings, Ids, Metric
 
 OPERATOR: dict[Metric, str] = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 COLUMNS = "c.document_id, c.ordinal, c.title, c.text, c.metadata, c.start_at, c.end_at"
@@ -55,16 +56,53 @@ def run(
     values["collection_id"] = collection.id
     filtered = values.get("filter") is not None
     text = _statement(name, collection.id, collection.spec.metric, filtered, ties)
-    try:
-        rows = _rows(database, collection, text, values, settings)
-    except psycopg.errors.QueryCanceled as error:
-        budget_ms = settings.get("statement_timeout", "?")
-        raise FilterTooExpensive(
-            f"the search in {collection.name!r} took longer than statement_budget_ms ({budget_ms}): "
-            "make the filter narrower or wider, search without exact, or raise the budget"
-        ) from error
+    rows = _within_budget(database, collection, text, values, settings)
     metric = collection.spec.metric
     return [FoundChunk(*chunk, _score(distance, metric)) for (*chunk, distance) in rows]  # type: ignore[call-arg]  # COLUMNS
+
+
+def join_candidates(
+    database: Database,
+    collection: CollectionState,
+    embedding: Embeddings,
+    settings: dict[str, str],
+    *,
+    top_k: int,
+    ids: Ids,
+    applied: int,
+    filter: Filter | None,
+) -> tuple[list[FoundChunk], int | None]:
+    """Join what an index proposed, ids int64 [n], with the tail after number `applied`.
+
+    Returns the chunks and the number up to which changes were forgotten in the same view, None where nothing was
+    found: beyond `applied`, the tail is not whole.
+    """
+    values: dict[str, Any] = {} if filter is None else {"filter": filter.jsonpath()}
+    values |= {"ids": ids.tolist(), "applied": applied, "top_k": top_k, "collection_id": collection.id}
+    values["query"] = parameter(embedding, collection)
+    text = _statement("candidates", collection.id, collection.spec.metric, filter is not None, False)
+    rows = _within_budget(database, collection, text, values, settings)
+    metric = collection.spec.metric
+    chunks = [FoundChunk(*chunk, _score(distance, metric)) for (*chunk, _, distance) in rows]  # type: ignore[call-arg]  # COLUMNS
+    return chunks, rows[0][-2] if rows else None
+
+
+def matching_ids(
+    database: Database, collection: CollectionState, filter: Filter, limit: int, budget_ms: int
+) -> tuple[Ids, int] | None:
+    """Return the ids that match, int64 ascending, at most `limit`, and the sequence number of the view they are from.
+
+    None where that takes longer than the budget.
+    """
+    values = {"filter": filter.jsonpath(), "limit": limit, "collection_id": collection.id}
+    text = query("search", "matching_ids", collection.id)
+    try:
+        sequence, ids = _rows(database, collection, text, values, {"statement_timeout": str(budget_ms)})[0]
+    except psycopg.errors.QueryCanceled:
+        return None
+    if sequence is None:
+        raise gone(collection.name)
+    return np.sort(np.array(ids, dtype=np.int64)), sequence
 
 
 def count_matching(
@@ -78,6 +116,19 @@ def count_matching(
     except psycopg.errors.QueryCanceled:
         return None
     return int(rows[0][0])
+
+
+def _within_budget(
+    database: Database, collection: CollectionState, text: str, values: dict[str, Any], settings: dict[str, str]
+) -> list[tuple[Any, ...]]:
+    try:
+        return _rows(database, collection, text, values, settings)
+    except psycopg.errors.QueryCanceled as error:
+        budget_ms = settings.get("statement_timeout", "?")
+        raise FilterTooExpensive(
+            f"the search in {collection.name!r} took longer than statement_budget_ms ({budget_ms}): "
+            "make the filter narrower or wider, search without exact, or raise the budget"
+        ) from error
 
 
 def _rows(

@@ -26,6 +26,8 @@ LOCK_SPACE = 0x7772  # "wr": the first half of a writer's advisory lock; the col
 ATTEMPTS = 8
 ROWS_PER_COPY = 1_024
 FORGET_EVERY = 256
+TAIL_PATIENCE_S = 5.0
+TAIL_LOOK_S = 0.05
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -169,9 +171,22 @@ def write(database: Database, collection: CollectionState, edit: Callable[[Write
     """Run `edit` as one transaction and one number of the change sequence, durable when this returns.
 
     A transaction that meets another writer on the same documents is rolled back and run again, alone; so `edit`
-    may run several times. An edit that changes nothing takes no number. Raises IndexBehind while the slowest
-    index that follows has more than `tail_limit` chunks to apply, and CollectionNotFound.
+    may run several times. An edit that changes nothing takes no number. While the slowest index that follows has
+    more than `tail_limit` chunks to apply, this waits a while, then raises IndexBehind. Raises CollectionNotFound.
     """
+    deadline_s = time.monotonic() + TAIL_PATIENCE_S
+    while True:
+        try:
+            return _written(database, collection, edit, tail_limit)
+        except IndexBehind:
+            if time.monotonic() >= deadline_s:
+                raise
+            time.sleep(TAIL_LOOK_S)
+
+
+def _written(
+    database: Database, collection: CollectionState, edit: Callable[[WriteTransaction], T], tail_limit: int
+) -> T:
     for attempt in range(ATTEMPTS):
         try:
             with _opened(database, collection, attempt > 0, tail_limit) as transaction:

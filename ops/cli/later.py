@@ -11,15 +11,6 @@ _MARK = "(not built yet)"
 _ANY_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 _GROUPS = {
-    "move": (
-        "Move a collection to another backend while it serves.",
-        {
-            "plan": "Say what a move would take.",
-            "start": "Build the other index and change over.",
-            "status": "Show how far a move is.",
-            "rollback": "Go back to the backend before.",
-        },
-    ),
     "backup": (
         "Back up, verify and restore.",
         {

@@ -21,13 +21,14 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the collections over HTTP until Ctrl-C or SIGTERM."""
+    from ops.placing import PlacementKeeper
     from ops.serving import listen, run_until_stopped, url_of  # FastAPI and uvicorn are for this command alone
     from retrieval.service import create_app
 
     output = Output()
     here = session(context)
     _require_loopback(host, insecure)
-    with listen(host, port) as listener, here.open(output, creating=True) as rag:
+    with listen(host, port) as listener, here.open(output, creating=True) as rag, PlacementKeeper(rag).running():
         url = url_of(listener)
         run_until_stopped(
             create_app(rag),

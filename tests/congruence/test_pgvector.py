@@ -18,12 +18,11 @@ from backends.corpus.writing import write
 from backends.filters import Filter, check_metadata, parse
 from backends.memory import MemoryIndex
 from backends.pgvector import PgvectorIndex
-from backends.searching import Searcher
 from backends.types import IndexSpec
 from backends.vectors import exact_scores, prepare
 from retrieval.config import load
 from retrieval.placement import open_index
-from tests.corpora import TAIL_LIMIT, made_collection, put, random_embeddings
+from tests.corpora import TAIL_LIMIT, made_collection, put, random_embeddings, searcher
 
 KEYS = ["year", "lang", "tags", "größe", "a.b c", "x:y"]
 SCALARS = st.one_of(
@@ -156,7 +155,7 @@ def test_exact_search_gives_the_oracles_hits(
     query = prepare(random_embeddings(1, 16, seed=3), spec)[0]
     parsed = parse(given_filter)
     index = open_index(database, collection, load())
-    found = Searcher(database, collection, index, 10_000).search(query, top_k, parsed, exact=True)
+    found = searcher(database, collection, index).search(query, top_k, parsed, exact=True)
     expected = _expected(
         {id_: pair[0] for id_, pair in kept.items()},
         {id_: pair[1] for id_, pair in kept.items()},
@@ -177,7 +176,7 @@ def test_hnsw_finds_what_the_oracle_finds(database: Database, collection: Collec
     index = open_index(database, collection, load())
     assert isinstance(index, PgvectorIndex)
     index.build()
-    oracle = Searcher(database, collection, _oracle(database, collection), 10_000)
+    oracle = searcher(database, collection, _oracle(database, collection))
     queries = prepare(random_embeddings(3_040, 16)[-40:], collection.spec)
     for given_filter in (None, {"half": 0}, {"tenth": 3}, {"hundredth": {"$in": [1, 2]}}):
         parsed = parse(given_filter)

@@ -12,10 +12,9 @@ from backends.corpus.following import bring_up_to_date
 from backends.searching import Searcher
 from backends.types import IndexSpec
 from retrieval.config import load
-from retrieval.placement import BACKENDS, open_index
-from tests.corpora import made_collection, put
-
-BUDGET_MS = 10_000
+from retrieval.placement import open_index
+from tests.corpora import made_collection, put, searcher
+from tests.stores import BACKENDS, Stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +34,10 @@ class Subject:
 
     @property
     def searcher(self) -> Searcher:
-        return Searcher(self.database, self.collection, self.index, BUDGET_MS)
+        return searcher(self.database, self.collection, self.index)
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -49,9 +48,11 @@ def spec(request: pytest.FixtureRequest) -> IndexSpec:
 
 
 @pytest.fixture
-def subject(database: Database, backend: str, spec: IndexSpec, name: str) -> Iterator[Subject]:
+def subject(database: Database, backend: str, stores: Stores, spec: IndexSpec, name: str) -> Iterator[Subject]:
+    settings = stores.settings(backend)
     with made_collection(database, name, spec, backend) as collection:
-        index = open_index(database, collection, load())
+        index = open_index(database, collection, settings)
         index.build((), 0)
         yield Subject(database, collection, index)
+        index.drop()
         index.close()

@@ -15,10 +15,9 @@ from backends.corpus.following import bring_up_to_date, changes_after, snapshot
 from backends.corpus.writing import WriteTransaction, document_states, forget_changes, write
 from backends.errors import BehindHorizon, IndexBehind
 from backends.memory import MemoryIndex
-from backends.searching import Searcher
 from backends.types import IndexSpec
 from backends.vectors import prepare
-from tests.corpora import TAIL_LIMIT, made_collection, put, random_embeddings
+from tests.corpora import TAIL_LIMIT, made_collection, put, random_embeddings, searcher
 
 SPEC = IndexSpec(dimension=4)
 
@@ -34,7 +33,7 @@ def _delete(database: Database, collection: CollectionState, *ids: str) -> int:
 
 
 def _follower(database: Database, collection: CollectionState) -> MemoryIndex:
-    return MemoryIndex(SPEC, identity(database, collection.id))
+    return MemoryIndex(SPEC, identity(database, collection))
 
 
 def test_numbers_are_given_in_the_order_of_the_commits(database: Database, collection: CollectionState) -> None:
@@ -152,8 +151,8 @@ def test_an_applier_that_is_late_leaves_only_orphans(database: Database, collect
     bring_up_to_date(database, collection, follower)
     _delete(database, collection, *[f"d{n}" for n in range(15)])
     put(database, collection, ["late"], random_embeddings(1, 4, seed=5))
-    searcher = Searcher(database, replace(collection, backend="memory"), follower, 10_000)
-    found = searcher.search(prepare(np.ones((1, 4)), SPEC)[0], 20)
+    searching = searcher(database, replace(collection, backend="memory"), follower)
+    found = searching.search(prepare(np.ones((1, 4)), SPEC)[0], 20)
     assert sorted(chunk.id for chunk in found.chunks) == ["d15", "d16", "d17", "d18", "d19", "late"]
 
 
@@ -175,9 +174,9 @@ def test_a_tail_that_is_full_holds_writers_up(database: Database, collection: Co
 def test_an_index_of_another_corpus_is_rebuilt(database: Database, collection: CollectionState) -> None:
     """An identity that does not match means that nothing in the index can be trusted."""
     put(database, collection, ["a"], random_embeddings(1, 4))
-    foreign = MemoryIndex(SPEC, replace(identity(database, collection.id), system_identifier=1))
+    foreign = MemoryIndex(SPEC, replace(identity(database, collection), system_identifier=1))
     bring_up_to_date(database, collection, foreign)
-    assert foreign.identity == identity(database, collection.id)
+    assert foreign.identity == identity(database, collection)
     assert foreign.stats().count == 1
 
 
@@ -265,8 +264,8 @@ def test_a_tail_that_is_forgotten_is_fetched_again(database: Database, collectio
     bring_up_to_date(database, collection, follower)
     put(database, collection, ["new"], np.ones((1, 4), np.float32))
     forget_changes(database, collection.id)
-    searcher = Searcher(database, replace(collection, backend="memory"), follower, 10_000)
-    assert searcher.search(prepare(np.ones((1, 4)), SPEC)[0], 1).chunks[0].id == "new"
+    searching = searcher(database, replace(collection, backend="memory"), follower)
+    assert searching.search(prepare(np.ones((1, 4)), SPEC)[0], 1).chunks[0].id == "new"
 
 
 def test_a_build_elsewhere_in_the_cluster_is_left_alone(database: Database, name: str, postgres_url: str) -> None:

@@ -8,10 +8,10 @@ SELECT CASE WHEN %(alone)s THEN pg_advisory_xact_lock(%(lock)s, %(collection_id)
 SELECT nextval('ragstone.block')
 
 -- name: tail_size
--- Chunks and deletes that the slowest following index has yet to apply.
+-- Chunks and deletes that the slowest following index has yet to apply; one that is away is not waited for.
 WITH slowest AS (
     SELECT min(applied) AS applied FROM ragstone.vector_index
-    WHERE collection_id = %(collection_id)s AND applied IS NOT NULL),
+    WHERE collection_id = %(collection_id)s AND applied IS NOT NULL AND state = 'live' AND away_since IS NULL),
 later AS (
     SELECT c.block, c.chunks FROM ragstone.change c, slowest s
     WHERE c.collection_id = %(collection_id)s AND c.sequence > s.applied)
@@ -107,10 +107,11 @@ WHERE collection_id = %(collection_id)s AND block = ANY(%(blocks)s) ORDER BY chu
 SELECT e.chunk_id, e.embedding, c.metadata FROM {chunk} c JOIN {embedding} e ON e.chunk_id = c.id
 
 -- name: forget_changes
--- Up to what every following index has applied; in the corpus itself everything is applied at once.
+-- Up to what no index needs again, also after a restart; in the corpus itself everything is applied at once.
 WITH reached AS (
-    SELECT c.id, least(c.sequence, min(i.applied)) AS horizon
-    FROM ragstone.collection c LEFT JOIN ragstone.vector_index i ON i.collection_id = c.id
+    SELECT c.id, least(c.sequence, min(coalesce(i.durable, i.applied))) AS horizon
+    FROM ragstone.collection c
+    LEFT JOIN ragstone.vector_index i ON i.collection_id = c.id AND i.state <> 'dropping'
     WHERE c.id = %(collection_id)s GROUP BY c.id),
 forgotten AS (
     DELETE FROM ragstone.change ch USING reached r

@@ -32,10 +32,15 @@ INSERT INTO ragstone.vector_index (collection_id, backend, serving) VALUES (%(co
 
 -- name: find_collection
 -- What is known of a collection by its name.
-SELECT c.id, c.name, c.dimension, c.metric, c.precision, c.stamp, c.sequence, c.documents, c.chunks,
-       c.created_at, i.backend
+SELECT c.dimension, c.metric, c.precision, c.id, c.name, c.stamp, c.sequence, c.documents, c.chunks, c.created_at,
+       i.backend, i.id, c.placement_threshold, c.recall_target, c.pinned_backend
 FROM ragstone.collection c JOIN ragstone.vector_index i ON i.collection_id = c.id AND i.serving
 WHERE c.name = %(name)s
+
+-- name: configure_collection
+-- What it has of its own.
+UPDATE ragstone.collection SET placement_threshold = %(placement_threshold)s, recall_target = %(recall_target)s
+WHERE name = %(name)s
 
 -- name: list_collections
 -- Names, in order.

@@ -24,7 +24,8 @@ WITH proposed AS (
     SELECT t.id FROM ragstone.change h
     JOIN {chunk} t ON t.id >= h.block << 20 AND t.id < (h.block + 1) << 20
     WHERE h.collection_id = %(collection_id)s AND h.sequence > %(applied)s)
-SELECT {columns}, e.embedding {operator} %(query)s AS distance
+SELECT {columns}, (SELECT horizon FROM ragstone.collection WHERE id = %(collection_id)s),
+       e.embedding {operator} %(query)s AS distance
 FROM proposed p JOIN {embedding} e ON e.chunk_id = p.chunk_id JOIN {chunk} c ON c.id = p.chunk_id
 WHERE {condition}
 ORDER BY distance, {public_id} LIMIT %(top_k)s
@@ -49,6 +50,11 @@ SELECT * FROM nearest c ORDER BY c.distance, {public_id}
 -- name: count_matching
 -- How many chunks match, counted no further than the limit.
 SELECT count(*) FROM (SELECT FROM {chunk} WHERE metadata @@ %(filter)s::jsonpath LIMIT %(limit)s) matching
+
+-- name: matching_ids
+-- The chunks that match, ascending, no more than the limit, and the number of the last change in the same view.
+SELECT (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s), array(
+    SELECT id FROM {chunk} WHERE metadata @@ %(filter)s::jsonpath LIMIT %(limit)s)
 
 -- name: nearest_ids
 -- Ids and distances alone.

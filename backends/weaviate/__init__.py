@@ -1,0 +1,5 @@
+"""The adapter for Weaviate: https://docs.weaviate.io."""
+
+from backends.weaviate.index import WeaviateIndex
+
+__all__ = ["WeaviateIndex"]

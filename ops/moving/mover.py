@@ -1,0 +1,257 @@
+"""Carries out a move: build beside the index that serves, catch up, verify, change over.
+
+Every step is written down, so that a mover that dies is followed by another: what was built is gone on from where
+the backend can say that it is whole, else built again. Until the change-over nobody is sent to the new index; after
+it the old one goes on following until it is dropped.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from backends.attached import AttachedIndex
+from backends.corpus import moves
+from backends.corpus.collections import find_collection
+from backends.corpus.following import sequence_of, snapshot
+from backends.corpus.indexes import (
+    FollowLocks,
+    IndexRow,
+    begin_index,
+    find_index,
+    forget_index,
+    indexes_of,
+    record_applied,
+    set_state,
+)
+from backends.corpus.moves import Move, Phase
+from backends.errors import Conflict, IndexUnavailable, InvalidInput, RagstoneError, Unavailable
+from backends.pgvector import PgvectorIndex
+from backends.types import Batch
+from ops.moving.gentle import Pace, renice
+from ops.moving.progress import Cancelled, Progress
+from ops.moving.verification import Verification, verify
+from retrieval.library import Ragstone
+from retrieval.placement import MOVE_TARGETS, belongs_to, open_index, recall_target_of
+
+CAUGHT_UP_CHANGES = 20
+LOCK_WAIT_S = 30.0
+LOCK_LOOK_S = 0.1
+KEEPER_WAIT_S = 120.0
+
+log = logging.getLogger(__name__)
+
+
+class VerificationFailed(Exception):  # not an error: the move ends, and nothing was changed over
+    """The new index may not serve."""
+
+    def __init__(self, verification: Verification) -> None:
+        super().__init__(verification.problem)
+        self.verification = verification
+
+
+def start(rag: Ragstone, name: str, target: str | None = None) -> Move:
+    """Write down a move of a collection, or return the one that goes on already.
+
+    Without `target` the collection goes where its size says, and from then on size decides again; with it, the
+    collection stays there. Raises InvalidInput where it is there already, and Conflict where it is under way to
+    another backend.
+    """
+    collection = find_collection(rag.database, name)
+    latest = moves.latest_moves(rag.database, collection.id)
+    if latest and latest[0].active:
+        if target not in (None, latest[0].target):
+            raise Conflict(
+                f"collection {name!r} is under way to {latest[0].target}: `ragstone move cancel {name}` first"
+            )
+        return latest[0]
+    if target is None:
+        moves.pin(rag.database, collection, None)
+        collection = find_collection(rag.database, name)
+    wanted = target or belongs_to(collection, rag.settings)
+    if wanted not in MOVE_TARGETS:
+        raise InvalidInput("--to", f"found {wanted!r}; needed one of {', '.join(MOVE_TARGETS)}")
+    if wanted == collection.backend:
+        raise InvalidInput("--to", f"collection {name!r} is served by {wanted} already; there is nothing to move")
+    open_index(rag.database, replace(collection, backend=wanted), rag.settings)  # is it configured, and installed?
+    return moves.begin_move(rag.database, collection, wanted, by_hand=target is not None)
+
+
+def work_on(rag: Ragstone, move: Move) -> Move:
+    """Carry a move out, or on, to its end, and return it as it ended: done, failed or cancelled.
+
+    Raises Conflict where another process works on it, and Unavailable where something could not be reached: the
+    move is still to go on then, and the next call goes on with it.
+    """
+    with rag.database.dedicated() as lock_connection:
+        if not moves.lock_move(lock_connection, move):
+            raise Conflict(f"another process works on the move of {move.collection!r}")
+        moves.count_try(rag.database, move)
+        _Mover(rag, moves.find_move(rag.database, move.id)).run()
+    return moves.find_move(rag.database, move.id)
+
+
+class _Mover:
+    """One process's work on one move."""
+
+    def __init__(self, rag: Ragstone, move: Move) -> None:
+        self._rag = rag
+        self._database = rag.database
+        self._move = move
+        self._collection = find_collection(rag.database, move.collection)
+        self._locks = FollowLocks(rag.database)
+        self._row = self._target_row()
+        state = replace(self._collection, backend=move.target, index_id=self._row.id)
+        self._attached = AttachedIndex(rag.database, state, open_index(rag.database, state, rag.settings))
+        self._progress = Progress(rag.database, move, self._row.id, self._collection.chunks)
+        self._keeps = False
+
+    def run(self) -> None:
+        try:
+            self._lock()
+            self._build_where_needed()
+            self._catch_up()
+            self._change_over(self._verified())
+        except Cancelled:
+            self._give_up("cancelled", None)
+        except VerificationFailed as failure:
+            self._give_up("failed", str(failure), failure.verification)
+        except Unavailable as error:  # what was done stays, and the next try goes on with it
+            moves.note_problem(self._database, self._move, str(error))
+            raise
+        except RagstoneError as error:
+            self._give_up("failed", str(error))
+        finally:
+            self._attached.close()
+            self._locks.close()
+
+    def _target_row(self) -> IndexRow:
+        """The index to build: the one that an earlier try began, one that is still kept, or a new one."""
+        for row in indexes_of(self._database, self._collection.id):
+            begun = row.id == self._move.target_index_id
+            if row.backend == self._move.target and not row.serving and (begun or row.state == "live"):
+                return row
+        in_corpus = self._move.target == PgvectorIndex.name
+        index_id = begin_index(self._database, self._collection.id, self._move.target, follows=not in_corpus)
+        made = find_index(self._database, index_id)
+        assert made is not None
+        return made
+
+    def _lock(self) -> None:
+        """Be the one who applies to the index, unless it is live already and somebody does."""
+        self._progress.report("building")
+        deadline_s = time.monotonic() + LOCK_WAIT_S
+        while not (self._keeps or self._row.state == "live"):
+            self._keeps = self._locks.try_hold(self._row.id)
+            if not self._keeps and time.monotonic() > deadline_s:
+                raise IndexUnavailable("another process still works on the index of an earlier try; try again")
+            time.sleep(0 if self._keeps else LOCK_LOOK_S)
+        self._keeps = self._keeps or self._locks.try_hold(self._row.id)
+
+    def _build_where_needed(self) -> None:
+        index = self._attached.index
+        budget_ms = self._rag.settings.statement_budget_ms
+        if isinstance(index, PgvectorIndex):
+            self._build_in_corpus(index)
+            return
+        PgvectorIndex(self._database, self._collection, index.identity, 1, budget_ms).build_filter_index()
+        if self._keeps and not index.stats().ready:
+            self._build()
+
+    def _build(self) -> None:
+        """Build from one consistent view; the changes since are kept, as the index's row says."""
+        started_s = time.monotonic()
+        with snapshot(self._database, self._attached.collection) as view:
+            self._attached.index.build(self._watched(view.batches), view.sequence)
+            applied = view.sequence
+        record_applied(self._database, self._row.id, applied, self._attached.index.save())
+        self._progress.built(time.monotonic() - started_s)
+
+    def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        pace = Pace(self._rag.settings.move_chunks_per_s)
+        for batch in batches:
+            yield batch
+            self._progress.add(len(batch.ids))
+            pace.keep(len(batch.ids))
+
+    def _build_in_corpus(self, index: PgvectorIndex) -> None:
+        """PostgreSQL reads its own tables. A small collection needs no index."""
+        if index.ready or self._collection.chunks < self._rag.settings.index_min_chunks:
+            return
+        started_s = time.monotonic()
+        with self._progress.watching(index.build_progress, index.cancel_build):
+            built = index.build_missing(gently=renice if self._rag.is_embedded else _leave_alone)
+        if not built:
+            raise IndexUnavailable("another process builds the index, or its build was cancelled; try again")
+        self._progress.built(time.monotonic() - started_s)
+
+    def _catch_up(self) -> None:
+        """Follow until little is left; from then on writers wait for this index as for the one that serves."""
+        self._progress.report("catching_up")
+        if self._keeps and self._row.state == "building":
+            while self._behind() > CAUGHT_UP_CHANGES:
+                self._keep_up()
+        set_state(self._database, self._row.id, "live")
+        self._keep_up()
+
+    def _behind(self) -> int:
+        index = self._attached.index
+        applied = 0 if index.capabilities.in_corpus else index.stats().applied
+        return 0 if index.capabilities.in_corpus else sequence_of(self._database, self._collection) - applied
+
+    def _keep_up(self) -> None:
+        """Return when the index has applied all that is there now; raises Cancelled where that is wanted."""
+        self._progress.look()
+        capabilities = self._attached.index.capabilities
+        if capabilities.in_corpus:
+            return
+        if capabilities.shared and not self._keeps:
+            self._wait_for_keeper(sequence_of(self._database, self._collection))
+            return
+        applied = self._attached.follow(may_build=self._keeps)
+        if self._keeps:
+            row = find_index(self._database, self._row.id)
+            durable = row.durable if row is not None and row.durable is not None else applied
+            record_applied(self._database, self._row.id, applied, durable if capabilities.snapshots else applied)
+
+    def _wait_for_keeper(self, sequence: int) -> None:
+        deadline_s = time.monotonic() + KEEPER_WAIT_S
+        while True:
+            row = find_index(self._database, self._row.id)
+            applied = 0 if row is None or row.applied is None else row.applied
+            if applied >= sequence:
+                self._attached.index.observe(applied)
+                return
+            if time.monotonic() > deadline_s:
+                raise IndexUnavailable(f"the {self._move.target} index that is kept does not follow; try again")
+            time.sleep(LOCK_LOOK_S)
+
+    def _verified(self) -> Verification:
+        self._progress.report("verifying")
+        collection = find_collection(self._database, self._collection.name)
+        found = verify(self._database, self._attached, recall_target_of(collection, self._rag.settings), self._keep_up)
+        if found.problem is not None:
+            raise VerificationFailed(found)
+        return found
+
+    def _change_over(self, verification: Verification) -> None:
+        """Leave the index as the next to keep it finds it best, then change over."""
+        self._keep_up()
+        if self._keeps and self._attached.index.capabilities.snapshots:
+            durable = self._attached.index.save()
+            record_applied(self._database, self._row.id, durable, durable)
+        moves.finish_move(self._database, self._move, self._row.id, verification.as_dict())
+        log.info("moved %s from %s to %s", self._collection.name, self._move.source, self._move.target)
+
+    def _give_up(self, phase: Phase, problem: str | None, verification: Verification | None = None) -> None:
+        """Leave everything as it was before: the new index goes, unless it was there before the move."""
+        if self._row.state == "building":
+            set_state(self._database, self._row.id, "dropping")
+            self._attached.index.drop()
+            forget_index(self._database, self._row.id)
+        found = None if verification is None else verification.as_dict()
+        moves.end_move(self._database, self._move, phase, problem, found)
+
+
+def _leave_alone(_: int) -> None:
+    """A PostgreSQL of somebody else's sets its own priorities."""
