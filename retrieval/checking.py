@@ -10,6 +10,8 @@ from retrieval.documents import Document
 MAX_ID_BYTES = 1_024
 MAX_TITLE_CHARACTERS = 10_000
 MAX_NAME_CHARACTERS = 100
+MAX_CHUNKS = 10**12
+"""More than any index holds."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -27,8 +29,8 @@ def check_name(name: object) -> str:
 
 def check_placement(placement_threshold: int | None, recall_target: float | None) -> None:
     """Raise InvalidInput where one of a collection's own settings is out of range."""
-    if placement_threshold is not None and placement_threshold < 1:
-        raise InvalidInput("placement_threshold", f"found {placement_threshold}; needed 1 or more")
+    if placement_threshold is not None and not 1 <= placement_threshold <= MAX_CHUNKS:
+        raise InvalidInput("placement_threshold", f"found {placement_threshold}; needed 1 to {MAX_CHUNKS}")
     if recall_target is not None and not 0 <= recall_target <= 1:
         raise InvalidInput("recall_target", f"found {recall_target}; needed 0 to 1")
 

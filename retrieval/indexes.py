@@ -3,13 +3,14 @@
 import logging
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 
 from backends.attached import AttachedIndex
 from backends.corpus.collections import CollectionState, find_collection
 from backends.corpus.database import Database
-from backends.corpus.indexes import FollowLocks, find_index, indexes_of
+from backends.corpus.indexes import FollowLocks, IndexRow, all_indexes, find_index, indexes_of
 from backends.errors import IndexBehind, IndexUnavailable, RagstoneError
 from backends.pgvector import PgvectorIndex
 from retrieval.config import Settings
@@ -20,6 +21,16 @@ REOPEN_S = 5.0
 LOOK_S = 0.05
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AwayIndex:
+    """A serving index that cannot be used, since when, and why."""
+
+    collection: str
+    backend: str
+    since: datetime
+    reason: str
 
 
 class OpenIndexes:
@@ -88,9 +99,23 @@ class OpenIndexes:
             self.notice(collection)
             time.sleep(LOOK_S)
 
-    def away(self) -> list[AttachedIndex]:
-        """Return the indexes that cannot be used now."""
-        return [attached for attached in list(self._attached.values()) if attached.away is not None]
+    def away(self) -> list[AwayIndex]:
+        """Return the serving indexes that cannot be used now, as whoever keeps them sees it or as seen from here."""
+        found = []
+        for name, row in all_indexes(self._database):
+            attached = self._attached.get(row.id)
+            here = None if attached is None else attached.away
+            if row.serving and row.away_since is not None:
+                found.append(AwayIndex(name, row.backend, row.away_since, row.away_reason or ""))
+            elif row.serving and here is not None:
+                found.append(AwayIndex(name, row.backend, here.since, here.reason))
+        return found
+
+    def remove_all(self, collection: CollectionState) -> None:
+        """Remove a collection's indexes from where they live outside the corpus; what cannot be reached stays there."""
+        for row in indexes_of(self._database, collection.id):
+            if row.backend != PgvectorIndex.name:
+                self._remove(replace(collection, backend=row.backend, index_id=row.id), row)
 
     def close(self) -> None:
         """Stop following, save what is ours to save, and give every index back."""
@@ -114,6 +139,19 @@ class OpenIndexes:
                 self._bring_up(attached)
                 self._attached[collection.index_id] = attached
             return attached
+
+    def _remove(self, collection: CollectionState, row: IndexRow) -> None:
+        with self._opening:
+            follower, attached = self._followers.pop(row.id, None), self._attached.pop(row.id, None)
+        if follower is not None:
+            follower.stop()
+        index = open_index(self._database, collection, self._settings) if attached is None else attached.index
+        try:
+            index.drop()
+        except IndexUnavailable as error:
+            log.warning("%s stays behind in %s: %s", index.identity.name, row.backend, error)
+        finally:
+            index.close()
 
     def _bring_up(self, attached: AttachedIndex) -> None:
         """A copy is of no use before it has what is there; a shared index is there already."""

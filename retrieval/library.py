@@ -28,7 +28,7 @@ from retrieval.embedding.factory import open_embedder
 from retrieval.generation.answering import answer_stream
 from retrieval.generation.base import Generator
 from retrieval.generation.factory import open_generator
-from retrieval.indexes import OpenIndexes
+from retrieval.indexes import AwayIndex, OpenIndexes
 from retrieval.indexing import IndexKeeper
 from retrieval.placement import DEFAULT_BACKEND
 
@@ -143,11 +143,16 @@ class Ragstone:
         else:
             stamp = None
         spec = IndexSpec(dimension=dimension, metric=metric, precision=precision)
-        state = corpus_collections.create_collection(self.database, name, spec, stamp, DEFAULT_BACKEND)
-        collection = self._remember(state)
-        if placement_threshold is not None or recall_target is not None:
-            collection.configure(placement_threshold=placement_threshold, recall_target=recall_target)
-        return collection
+        state = corpus_collections.create_collection(
+            self.database,
+            name,
+            spec,
+            stamp,
+            DEFAULT_BACKEND,
+            placement_threshold=placement_threshold,
+            recall_target=recall_target,
+        )
+        return self._remember(state)
 
     def collection(self, name: str) -> Collection:
         """Open a collection; raises CollectionNotFound."""
@@ -164,12 +169,18 @@ class Ragstone:
     def delete_collection(self, name: str) -> None:
         """Delete a collection and all that it holds; raises CollectionNotFound."""
         check_name(name)
+        self.indexes.remove_all(corpus_collections.find_collection(self.database, name))
         corpus_collections.delete_collection(self.database, name)
         self._collections.pop(name, None)
 
     def ping(self) -> None:
         """Raise CorpusUnavailable where PostgreSQL does not answer."""
         self.database.ping()
+
+    def away_indexes(self) -> list[AwayIndex]:
+        """Return the vector indexes that cannot be used now; raises CorpusUnavailable."""
+        self.ping()
+        return self.indexes.away()
 
     def embed_for(self, state: CollectionState) -> EmbedTexts:
         """Return what embeds a collection's texts; raises ModelMismatch where that is not this service's model."""

@@ -56,12 +56,21 @@ class CollectionState:
 
 
 def create_collection(
-    database: Database, name: str, spec: IndexSpec, stamp: dict[str, Any] | None, backend: str
+    database: Database,
+    name: str,
+    spec: IndexSpec,
+    stamp: dict[str, Any] | None,
+    backend: str,
+    *,
+    placement_threshold: int | None = None,
+    recall_target: float | None = None,
 ) -> CollectionState:
     """Create an empty collection with its tables, in one transaction; raises CollectionExists."""
+    own = {"placement_threshold": placement_threshold, "recall_target": recall_target}
     try:
         with database.transaction() as connection:
             _create(connection, name, spec, stamp, backend)
+            connection.execute(query("collections", "configure_collection"), {"name": name, **own})
     except psycopg.errors.UniqueViolation as error:
         raise CollectionExists(
             f"collection {name!r} exists already; delete it first, or choose another name"

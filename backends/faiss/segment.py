@@ -22,7 +22,8 @@ Hits = tuple[Scores, Ids]
 FILLER = -1
 FEW_ROWS = 5_000
 FEW_SHARE = 0.02
-"""Up to so many rows, or such a share, comparing them all is as quick as walking a graph that mostly leads past."""
+"""Up to so many rows, or such a share, comparing them all is as quick as walking a graph that mostly leads past:
+of 1,000,000 rows of 128, 20,000 took 5 ms to compare and 4 ms to walk to, 5,000 took 2 ms and 29 ms."""
 QUERIES_AT_ONCE = 16
 """FAISS compares 20 queries or more through products of matrices, which lose small distances (distances.cpp)."""
 
@@ -75,12 +76,14 @@ class Segment:
         hits = min(candidates, selection.count)
         if not hits:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        if selection.count < len(self.ids) and selection.count <= max(FEW_ROWS, FEW_SHARE * len(self.ids)):
-            return self._compared(queries, hits, spec, selection.rows())
-        distances, rows = self._found(queries, hits, effort, selection)
-        short = (rows < 0).any(axis=1)
-        if short.any():
-            distances[short], rows[short] = self._scanned(queries[short], hits, selection)
+        few = selection.count < len(self.ids) and selection.count <= max(FEW_ROWS, FEW_SHARE * len(self.ids))
+        if few and self.vectors is not None:
+            rows = selection.rows()
+            scores, at = compared(queries, self.embeddings(rows), hits, spec)
+            return scores, self.ids[rows[at]]
+        distances, rows = (
+            self._scanned(queries, hits, selection) if few else self._found(queries, hits, effort, selection)
+        )
         scores = scores_of(distances, spec)
         if spec.metric == "cosine" and self.kind == "flat":  # the larger kinds may be rough
             scores = scores / _lengths(queries, self.embeddings(np.maximum(rows, 0).ravel()))
@@ -90,19 +93,18 @@ class Segment:
         rows = positions(self.ids, allowed)
         return of_rows(rows[self.live.has(rows)], len(self.ids))
 
-    def _compared(self, queries: Embeddings, hits: int, spec: IndexSpec, rows: Ids) -> Hits:
-        scores, at = compared(queries, self.embeddings(rows), hits, spec)
-        return scores, self.ids[rows[at]]
-
     def _found(self, queries: Embeddings, hits: int, effort: int, selection: Selection) -> Hits:
         """Search in the kind's own way. Rows that are not selected cost effort, so it grows as they do."""
         surplus = len(self.ids) / selection.count
         effort = math.ceil(self._effort(effort, hits) * surplus)
         asked = hits if surplus == 1 else math.ceil(hits * surplus * 1.5)
         if self.card is not None and asked <= MAX_HITS:
-            return _thinned(*self.card.search(queries, asked, effort), hits, selection)
-        selector = self._selector(selection)
-        distances, rows = self.index.search(queries, hits, params=self._parameters(effort, selector))
+            distances, rows = _thinned(*self.card.search(queries, asked, effort), hits, selection)
+        else:
+            parameters = self._parameters(effort, self._selector(selection))
+            distances, rows = self.index.search(queries, hits, params=parameters)
+        if (short := (rows < 0).any(axis=1)).any():
+            distances[short], rows[short] = self._scanned(queries[short], hits, selection)
         return distances, rows
 
     def _effort(self, effort: int, hits: int) -> int:
@@ -121,7 +123,7 @@ class Segment:
                 return faiss.SearchParameters(sel=selector)
 
     def _scanned(self, queries: Embeddings, hits: int, selection: Selection) -> Hits:
-        """Look at every selected row: for the rare query whose search came to its end with too few."""
+        """Look at every selected row: where they are few, and for the rare query whose search ended too early."""
         selector = self._selector(selection)
         index, parameters = self.index, faiss.SearchParameters(sel=selector)
         if self.kind in ("ivf_sq8", "ivf_pq"):

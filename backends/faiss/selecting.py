@@ -59,4 +59,8 @@ def within(ids: Ids, wanted: Ids) -> NDArray[np.bool_]:
 
 def positions(ids: Ids, wanted: Ids) -> Ids:
     """Return where in `ids` (ascending) those of `wanted` are that are there at all."""
-    return np.searchsorted(ids, wanted[within(wanted, ids)])
+    if not len(ids):
+        return np.empty(0, np.int64)
+    at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    found: Ids = at[ids[at] == wanted]
+    return found

@@ -5,6 +5,7 @@ account may have few; it is made on the first build and stays for good, also whe
 Each of our indexes is a namespace of it, named by its identity.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +79,10 @@ class PineconeIndex(VectorIndex):
     ) -> None:
         self.spec = spec
         self._identity = identity
-        self._applied: int | None = None
+        self._knowing = threading.Lock()
+        self._applied: int | None = None  # not known yet, or not any more
+        self._building = False
+        self._generation = 0  # grows when what was known and found before counts no more
         self._visible_timeout_s = visible_timeout_s
         self._reached = Reached(host=host, api_key=api_key, cloud=cloud, region=region, timeout_s=timeout_s)
         self._connection, self._namespace = self._opened()
@@ -91,20 +95,18 @@ class PineconeIndex(VectorIndex):
     @identity.setter
     def identity(self, identity: IndexIdentity) -> None:
         self.close()
-        self._identity, self._applied = identity, None
+        self._forget()
+        self._identity = identity
         self._connection, self._namespace = self._opened()
 
     def build(self, batches: Iterable[Batch], applied: int) -> None:
-        self._applied = None
-        building = Marker(self.identity, None)
-        self._connection.create()
-        self._namespace.clear(building)
-        sent = [_NO_IDS]
-        for rows in _held(batches):
-            self._namespace.write(rows, _NO_IDS, building)
-            sent.append(rows.ids)
-        self._namespace.compare(np.concatenate(sent), building)
-        self._finish(applied)
+        self._forget()
+        self._building = True  # the marker may show what was there before for a while
+        try:
+            self._build(batches)
+            self._finish(applied)
+        finally:
+            self._building = False
 
     def apply(self, changes: Sequence[Change]) -> int:
         applied = self._applied_there()
@@ -127,6 +129,7 @@ class PineconeIndex(VectorIndex):
     ) -> Candidates:
         del effort, allowed
         deadline = time.monotonic() + self._reached.timeout_s
+        generation = self._generation
         applied = self._known_applied(deadline)
         asked = pinecone_filter(filter)
 
@@ -137,6 +140,8 @@ class PineconeIndex(VectorIndex):
         answers = _each(found, without_zeros(queries).tolist())
         if not all(answers):
             self._check_still_there(deadline)
+        if generation != self._generation:
+            raise IndexUnavailable(f"the index {self._namespace.name!r} was built anew during the search; search again")
         proposed = [_chunks(answer, candidates) for answer in answers]
         return Candidates(
             ids=[np.array([id_ for id_, _ in chunks], dtype=np.int64) for chunks in proposed],
@@ -145,7 +150,9 @@ class PineconeIndex(VectorIndex):
         )
 
     def observe(self, applied: int) -> None:
-        self._applied = max(applied, self._applied or 0)
+        with self._knowing:
+            if self._applied is not None:  # else the next search reads it where it stands
+                self._applied = max(applied, self._applied)
 
     def ids(self) -> Iterator[Ids]:
         return self._namespace.ids()
@@ -174,7 +181,7 @@ class PineconeIndex(VectorIndex):
 
     def drop(self) -> None:
         """Delete the namespace. The Pinecone index stays, empty at last: another collection may need it."""
-        self._applied = None
+        self._forget()
         with suppress(NotThere):
             self._namespace.drop()
 
@@ -196,12 +203,35 @@ class PineconeIndex(VectorIndex):
 
     def _finish(self, applied: int) -> None:
         self._namespace.put_marker(Marker(self.identity, applied))
-        self._applied = applied
+        with self._knowing:
+            self._applied = applied
 
-    def _known_applied(self, deadline: float | None = None) -> int:
-        if self._applied is None:
-            self._applied = self._applied_there(deadline)
-        return self._applied
+    def _build(self, batches: Iterable[Batch]) -> None:
+        marker = Marker(self.identity, None)
+        self._connection.create()
+        self._namespace.clear(marker)
+        sent = [_NO_IDS]
+        for rows in _held(batches):
+            self._namespace.write(rows, _NO_IDS, marker)
+            sent.append(rows.ids)
+        self._namespace.compare(np.concatenate(sent), marker)
+
+    def _forget(self) -> None:
+        with self._knowing:
+            self._generation += 1
+            self._applied = None
+
+    def _known_applied(self, deadline: float) -> int:
+        generation, applied = self._generation, self._applied
+        if applied is not None:
+            return applied
+        if self._building:
+            raise IndexUnavailable(f"the index {self._namespace.name!r} in Pinecone is being built; wait for it")
+        applied = self._applied_there(deadline)
+        with self._knowing:
+            if generation == self._generation:
+                self._applied = max(applied, self._applied or 0)
+        return applied
 
     def _applied_there(self, deadline: float | None = None) -> int:
         """Read the number from the marker; raises IndexUnavailable where there is none."""
@@ -222,7 +252,7 @@ class PineconeIndex(VectorIndex):
         try:
             self._applied_there(deadline)
         except IndexUnavailable:
-            self._applied = None
+            self._forget()
             raise
 
 

@@ -9,8 +9,8 @@ The SDK keeps the number of a delete to itself. So deletes go first and upserts 
 upserted, the marker is, as it was.
 
 A server without these headers (Pinecone's local emulator) is asked for the last id of each request instead: an
-upserted one has to be there, a deleted one not. With the headers this is asked too, once: what was acknowledged
-and lost is sent again. What takes too long to be seen raises IndexUnavailable.
+upserted one has to be there, a deleted one not. With the headers this is asked too, afterwards: what was
+acknowledged and lost is sent again. What takes too long to be seen raises IndexUnavailable.
 """
 
 import time
@@ -34,6 +34,7 @@ WRITERS = 4
 VISIBLE_PER_ROW_S = 0.005
 COUNT_SETTLES_S = 10.0
 """Pinecone's counts lag behind its queries. After this the ids are compared, one by one."""
+LOST_AFTER_S = 2.0
 FETCH_IDS = 50
 """An answer to a fetch carries the embeddings, and the ids stand in its address: 1,000 would be allowed."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
@@ -104,17 +105,17 @@ class Namespace:
         """Write the marker, and wait until it is visible: so is all that was written before it."""
         for _ in range(TRIES):
             self._marked_visibly(marker)
-            if self._shows(marker):
+            if _comes_true(lambda: self._shows(marker), LOST_AFTER_S):
                 return
         raise self._losing()
 
     def write(self, rows: Rows, deletes: Ids, marker: Marker) -> None:
         """Delete and upsert, no id in both, and wait until both are visible. `marker` is the one that stands there."""
-        upserts = list(requests_of(rows))
-        removals = [deletes[start : start + DELETE_IDS] for start in range(0, len(deletes), DELETE_IDS)]
+        upserts: Sequence[Rows] = list(requests_of(rows))
+        removals: Sequence[Ids] = [deletes[start : start + DELETE_IDS] for start in range(0, len(deletes), DELETE_IDS)]
         for _ in range(TRIES):
             self._sent_visibly(upserts, removals, marker)
-            upserts, removals = self._lost(upserts, removals)
+            upserts, removals = self._lost_for_good(upserts, removals)
             if not upserts and not removals:
                 return
         raise self._losing()
@@ -199,6 +200,18 @@ class Namespace:
             if indexed is not None:
                 return indexed >= lsn
         return otherwise()
+
+    def _lost_for_good(self, upserts: Sequence[Rows], removals: Sequence[Ids]) -> tuple[Sequence[Rows], Sequence[Ids]]:
+        """Look for a while: a fetch may be a little behind the query that has seen the number."""
+        lost: tuple[Sequence[Rows], Sequence[Ids]] = ((), ())
+
+        def none_is() -> bool:
+            nonlocal lost
+            lost = self._lost(upserts, removals)
+            return not any(lost)
+
+        _comes_true(none_is, LOST_AFTER_S)
+        return lost
 
     def _lost(self, upserts: Sequence[Rows], removals: Sequence[Ids]) -> tuple[list[Rows], list[Ids]]:
         """Return the requests of which nothing is to be seen, by the last id of each."""

@@ -68,6 +68,14 @@ def create(
     precision: Annotated[
         Precision, typer.Option("--precision", help="Half keeps about three digits of each value.")
     ] = Precision.HALF,
+    placement_threshold: Annotated[
+        int | None,
+        typer.Option("--placement-threshold", metavar="N", min=1, help="Chunks above which it leaves pgvector."),
+    ] = None,
+    recall_target: Annotated[
+        float | None,
+        typer.Option("--recall-target", metavar="R", min=0, max=1, help="Recall@10 that its index must show."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Create an empty collection. `ragstone ingest` does it by itself."""
@@ -79,6 +87,8 @@ def create(
             dimension=dimension,
             metric=metric.value,
             precision=precision.value,
+            placement_threshold=placement_threshold,
+            recall_target=recall_target,
         )
         info = made.info()
     output.result(_info_json(info), lambda console: _show_one(console, info))
@@ -125,10 +135,12 @@ def _show_list(console: Console, found: list[CollectionInfo]) -> None:
     table.add_column("collection", overflow="fold")
     for column in ("documents", "chunks", "dimension"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("backend", no_wrap=True)
     table.add_column("model", overflow="fold")
     for info in found:
         model = info.embedding_model or "your own embeddings"
-        table.add_row(info.name, f"{info.documents:,}", f"{info.chunks:,}", str(info.dimension), printable(model))
+        sizes = f"{info.documents:,}", f"{info.chunks:,}", str(info.dimension)
+        table.add_row(info.name, *sizes, info.backend, printable(model))
     console.print(table)
 
 

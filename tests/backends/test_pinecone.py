@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -225,6 +226,9 @@ def test_searches_report_the_number_known_before(server: FakePinecone, index: Pi
         other.observe(4)
         other.observe(2)
         assert other.search(query(), 1).applied == 4
+    with pinecone_index(server) as fresh:
+        fresh.observe(99)
+        assert fresh.search(query(), 1).applied == 4
 
 
 def test_close_may_be_called_again_and_is_no_end(index: PineconeIndex) -> None:
@@ -373,3 +377,40 @@ def test_searches_never_claim_more_than_they_see(server: FakePinecone, index: Pi
         thread.join()
     assert not faults
     assert index.search(query(), 1).applied == 8
+
+
+def test_no_search_passes_off_half_a_build(server: FakePinecone, index: PineconeIndex) -> None:
+    """While the index is built anew in place a search finds everything, as before or after, or says that it cannot."""
+    server.data.lag_s = 0.02
+    index.build([batch([1, 2, 3])], 1)
+    faults: list[set[int]] = []
+    refused = threading.Event()
+    done = threading.Event()
+
+    def search() -> None:
+        while not done.is_set():
+            try:
+                ids = found(index)
+            except IndexUnavailable:
+                refused.set()
+                continue
+            if ids not in ({1, 2, 3}, {4, 5, 6}):
+                faults.append(ids)
+
+    def slowly() -> Iterator[Batch]:
+        for id_ in (4, 5, 6):
+            time.sleep(0.05)
+            yield batch([id_])
+
+    threads = [threading.Thread(target=search) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backends.pinecone.index.HELD_BYTES", 1)
+        index.build(slowly(), 2)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    assert refused.is_set()
+    assert found(index) == {4, 5, 6}

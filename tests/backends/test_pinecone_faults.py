@@ -46,6 +46,12 @@ def index(server: FakePinecone) -> Iterator[PineconeIndex]:
         yield opened
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not to be seen counts as lost at once."""
+    monkeypatch.setattr("backends.pinecone.namespace.LOST_AFTER_S", 0.01)
+
+
 def _forever(**given: Any) -> Fault:
     return Fault(times=1_000, **given)
 
@@ -91,6 +97,7 @@ def test_writes_that_never_show_are_an_error(server: FakePinecone, numbered: boo
         assert (index.stats().applied, index.search(query(), 9).applied) == (1, 1)
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("path", ["/vectors/upsert", "/vectors/delete"])
 def test_a_lost_request_is_sent_again(server: FakePinecone, index: PineconeIndex, path: str) -> None:
     """What was acknowledged and is not to be seen goes out a second time."""
@@ -100,6 +107,7 @@ def test_a_lost_request_is_sent_again(server: FakePinecone, index: PineconeIndex
     assert index.stats().applied == 2
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_build_sends_again_what_was_lost(server: FakePinecone, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first marker vanishes, then two of three requests, then the last marker: the index is whole in the end."""
     monkeypatch.setattr("backends.pinecone.index.HELD_BYTES", 1)
@@ -117,6 +125,7 @@ def test_a_build_sends_again_what_was_lost(server: FakePinecone, monkeypatch: py
     assert len(server.requests("/vectors/upsert")) == 2 + (3 + 2) + 2
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_pinecone_that_loses_everything_is_an_error(server: FakePinecone, index: PineconeIndex) -> None:
     """After three times the change counts as not applied."""
     server.misbehave(_forever(path="/vectors/upsert", lose=True))

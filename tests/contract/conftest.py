@@ -11,7 +11,6 @@ from backends.corpus.database import Database
 from backends.corpus.following import bring_up_to_date
 from backends.searching import Searcher
 from backends.types import IndexSpec
-from retrieval.config import load
 from retrieval.placement import open_index
 from tests.corpora import made_collection, put, searcher
 from tests.stores import BACKENDS, Stores

@@ -32,6 +32,8 @@ def create(here: Here, body: NewCollection) -> Json:
         dimension=body.dimension,
         metric=body.metric,
         precision=body.precision,
+        placement_threshold=body.placement_threshold,
+        recall_target=body.recall_target,
     )
     return Json(collection_json(collection.info()), 201, {"Location": f"/v1/collections/{body.name}"})
 

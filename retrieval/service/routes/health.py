@@ -1,6 +1,7 @@
 """What a keeper asks: is it alive, is it ready, how does it do."""
 
 import time
+from dataclasses import asdict
 
 import anyio
 from fastapi import APIRouter, Response
@@ -27,15 +28,21 @@ async def live() -> Json:
 
 @router.get("/health/ready", summary="Can it serve?", response_model=ReadyResult, responses=answers_with(503))
 async def ready(here: Here) -> Json:
-    """Ask everything that the service needs, and say how long each took to answer; 503 where one does not."""
+    """Ask the corpus, and say how long that took and which vector indexes are away; 503 where the corpus is."""
     started_s = time.perf_counter()
     try:
         with anyio.fail_after(PING_LIMIT_S):
-            await anyio.to_thread.run_sync(here.rag.ping, limiter=_pings, abandon_on_cancel=True)
+            away = await anyio.to_thread.run_sync(here.rag.away_indexes, limiter=_pings, abandon_on_cancel=True)
     except TimeoutError:
         raise CorpusUnavailable(f"PostgreSQL did not answer within {PING_LIMIT_S:.0f} s") from None
     latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
-    return Json({"status": "ready", "dependencies": {"corpus": {"latency_ms": latency_ms}}})
+    return Json(
+        {
+            "status": "degraded" if away else "ready",
+            "dependencies": {"corpus": {"latency_ms": latency_ms}},
+            "away": [asdict(index) for index in away],
+        }
+    )
 
 
 @router.get(

@@ -1,5 +1,6 @@
 """Collections."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Literal
 
@@ -21,6 +22,9 @@ _EXAMPLE: JsonDict = {
     "backend": "pgvector",
     "indexed": False,
     "created_at": "2026-11-23T09:30:00.000000+00:00",
+    "placement_threshold": None,
+    "recall_target": None,
+    "pinned_backend": None,
 }
 
 
@@ -49,6 +53,15 @@ class NewCollection(Body):
         description="`half` keeps 11 significant bits of each number in half the space: a cosine is off by less than "
         "0.001. `single` keeps float32.",
     )
+    placement_threshold: int | None = Field(
+        None,
+        ge=1,
+        le=10**12,
+        description="Passages above which it leaves pgvector; the service's own number where none is given.",
+    )
+    recall_target: float | None = Field(
+        None, ge=0, le=1, description="Recall@10 that its index must show; the service's where none is given."
+    )
 
 
 class CollectionResult(Result):
@@ -65,8 +78,11 @@ class CollectionResult(Result):
     chunks: int = Field(description="Passages that its documents were cut into.")
     sequence: int = Field(description="The number of its last change: every write takes the next one.")
     backend: str = Field(description="The vector index that serves it.")
-    indexed: bool = Field(description="Whether the index is built. Small collections need none.")
+    indexed: bool = Field(description="Whether the index is built, and not away. Small collections need none.")
     created_at: datetime = Field(description="When it was created.")
+    placement_threshold: int | None = Field(description="Passages above which it leaves pgvector, if it has its own.")
+    recall_target: float | None = Field(description="Recall@10 that its index must show, if it has its own.")
+    pinned_backend: str | None = Field(description="Where somebody put it by hand; null where its size decides.")
 
 
 class CollectionList(Result):
@@ -79,16 +95,4 @@ class CollectionList(Result):
 
 def collection_json(info: CollectionInfo) -> dict[str, Any]:
     """Return a CollectionResult as a dict."""
-    return {
-        "name": info.name,
-        "dimension": info.dimension,
-        "metric": info.metric,
-        "precision": info.precision,
-        "embedding_model": info.embedding_model,
-        "documents": info.documents,
-        "chunks": info.chunks,
-        "sequence": info.sequence,
-        "backend": info.backend,
-        "indexed": info.indexed,
-        "created_at": info.created_at,
-    }
+    return asdict(info)
