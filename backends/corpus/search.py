@@ -18,6 +18,14 @@ OPERATOR: dict[Metric, str] = {"cosine": "<=>", "inner_product": "<#>", "l2": "<
 COLUMNS = "c.document_id, c.ordinal, c.title, c.text, c.metadata, c.start_at, c.end_at"
 PUBLIC_ID = """(CASE c.ordinal WHEN 0 THEN c.document_id ELSE c.document_id || '#' || c.ordinal END) COLLATE "C\""""
 
+# The planner cannot know how short the tail is: it would rather read the whole table, or wake workers for it.
+_BY_ID = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "max_parallel_workers_per_gather": "0",
+}
+
 
 class FoundChunk(NamedTuple):
     """A chunk as the corpus returns it. `ordinal` is 0 for a document's only chunk, else counts from 1."""
@@ -54,8 +62,7 @@ def run(
     """
     values["query"] = parameter(embedding, collection)
     values["collection_id"] = collection.id
-    filtered = values.get("filter") is not None
-    text = _statement(name, collection.id, collection.spec.metric, filtered, ties)
+    text = _statement(name, collection.id, collection.spec.metric, ties)
     rows = _within_budget(database, collection, text, values, settings)
     metric = collection.spec.metric
     return [FoundChunk(*chunk, _score(distance, metric)) for (*chunk, distance) in rows]  # type: ignore[call-arg]  # COLUMNS
@@ -80,8 +87,9 @@ def join_candidates(
     values: dict[str, Any] = {} if filter is None else {"filter": filter.jsonpath()}
     values |= {"ids": ids.tolist(), "applied": applied, "top_k": top_k, "collection_id": collection.id}
     values["query"] = parameter(embedding, collection)
-    text = _statement("candidates", collection.id, collection.spec.metric, filter is not None, False)
-    rows = _within_budget(database, collection, text, values, settings)
+    name = "candidates" if filter is None else "candidates_filtered"
+    text = _statement(name, collection.id, collection.spec.metric, False)
+    rows = _within_budget(database, collection, text, values, settings | _BY_ID)
     metric = collection.spec.metric
     chunks = [FoundChunk(*chunk, _score(distance, metric)) for (*chunk, _, distance) in rows]  # type: ignore[call-arg]  # COLUMNS
     return chunks, rows[0][-2] if rows else None
@@ -155,7 +163,7 @@ def _score(distance: float, metric: Metric) -> float:
 
 
 @cache
-def _statement(name: str, collection_id: int, metric: Metric, filtered: bool, ties: bool) -> str:
+def _statement(name: str, collection_id: int, metric: Metric, ties: bool) -> str:
     return query(
         "search",
         name,
@@ -164,5 +172,4 @@ def _statement(name: str, collection_id: int, metric: Metric, filtered: bool, ti
         columns=COLUMNS,
         public_id=PUBLIC_ID,
         cut="FETCH FIRST %(top_k)s ROWS WITH TIES" if ties else "LIMIT %(top_k)s",
-        condition="c.metadata @@ %(filter)s::jsonpath" if filtered else "true",
     )

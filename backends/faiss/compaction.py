@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backends.faiss.library import faiss
+from backends.corpus.machine import usable_cores
+from backends.faiss.library import at_most_threads
 from backends.faiss.making import Rows
 from backends.faiss.segment import Segment
 from backends.faiss.selecting import within
@@ -129,10 +130,9 @@ class Background:
             self._stopping.clear()
 
     def _run(self) -> None:
-        # OpenMP's number is each thread's own: half the cores stay with the searches.
-        faiss.omp_set_num_threads(max(1, faiss.omp_get_max_threads() // 2))
         try:
-            self._work(self._check)
+            with at_most_threads(max(1, usable_cores() // 2)):  # half of them stay with the searches
+                self._work(self._check)
         except Stopped:
             log.debug("FAISS: sealing and merging were stopped")
         except Exception:

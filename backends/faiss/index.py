@@ -13,6 +13,7 @@ from backends.errors import IndexUnavailable
 from backends.faiss.compaction import Background, next_job, rows_of, swapped
 from backends.faiss.gpu import card_for, free_bytes
 from backends.faiss.kinds import Device, Kind, check_kind, kind_for
+from backends.faiss.library import at_most_threads
 from backends.faiss.making import Rows, made
 from backends.faiss.segment import Segment, merged
 from backends.faiss.segment_files import Opening, write_segment
@@ -115,14 +116,17 @@ class FaissIndex(VectorIndex):
     ) -> Candidates:
         """Find candidates. `effort` is ef_search for HNSW and the number of lists (nprobe) for IVF.
 
-        Safe from any number of threads, and each query in one: FAISS shares out queries, never one query.
+        FAISS shares out queries among threads, never one query; so there are no more threads than queries.
         """
         del filter  # the corpus decides; `allowed` is how it narrows
         state = self._usable()
-        parts = [state.delta.search(queries, candidates, self.spec, allowed)]
-        for segment in state.segments:
-            default = self._ef_search if segment.kind in ("hnsw", "cagra") else 0
-            parts.append(segment.search(queries, candidates, self.spec, effort or default, allowed))
+        if not len(queries):
+            return Candidates(ids=[], scores=[], applied=state.applied)
+        with at_most_threads(len(queries)):
+            parts = [state.delta.search(queries, candidates, self.spec, allowed)]
+            for segment in state.segments:
+                default = self._ef_search if segment.kind in ("hnsw", "cagra") else 0
+                parts.append(segment.search(queries, candidates, self.spec, effort or default, allowed))
         found = list(merged(parts, candidates))
         return Candidates(ids=[ids for ids, _ in found], scores=[scores for _, scores in found], applied=state.applied)
 

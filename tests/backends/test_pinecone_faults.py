@@ -215,7 +215,7 @@ def test_a_pause_beyond_the_deadline_is_not_begun(server: FakePinecone, index: P
     started = time.monotonic()
     with pytest.raises(IndexUnavailable, match="try again later"):
         index.search(query(), 1)
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 3.0
 
 
 def test_some_failures_among_many_requests_do_no_harm(server: FakePinecone, index: PineconeIndex) -> None:
@@ -229,24 +229,24 @@ def test_some_failures_among_many_requests_do_no_harm(server: FakePinecone, inde
 
 def test_a_search_ends_within_its_time(server: FakePinecone) -> None:
     """A server that hangs costs one timeout, not three, and the message names the setting."""
-    with pinecone_index(server, timeout_s=0.5) as index:
+    with pinecone_index(server, timeout_s=1.0) as index:
         index.build([batch([1])], 1)
-        server.misbehave(_forever(path="/query", pause_s=3.0))
+        server.misbehave(_forever(path="/query", pause_s=5.0))
         started = time.monotonic()
         with pytest.raises(IndexUnavailable, match="RAGSTONE_BACKEND_TIMEOUT_S"):
             index.search(query(), 1)
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 2.0
 
 
 def test_many_queries_end_within_their_time(server: FakePinecone) -> None:
     """The time is for the search as a whole: forty slow queries, eight at once, are given up together."""
-    with pinecone_index(server, timeout_s=0.6) as index:
+    with pinecone_index(server, timeout_s=1.0) as index:
         index.build([batch([1])], 1)
-        server.misbehave(_forever(path="/query", pause_s=0.3))
+        server.misbehave(_forever(path="/query", pause_s=0.6))
         started = time.monotonic()
         with pytest.raises(IndexUnavailable):
             index.search(np.repeat(query(), 40, axis=0), 1)
-        assert time.monotonic() - started < 1.2
+        assert time.monotonic() - started < 2.0
 
 
 def test_a_dropped_connection_is_tried_again(server: FakePinecone, index: PineconeIndex) -> None:

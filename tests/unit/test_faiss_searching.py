@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from backends.errors import IndexUnavailable
+from backends.faiss.library import at_most_threads, faiss
 from backends.types import Batch, Change, IndexSpec
 from backends.vectors import exact_scores
 from tests.unit.faiss_indexes import batch, change, held, opened, queries, recall
@@ -112,6 +113,28 @@ def test_more_effort_finds_more(tmp_path: Path, rows: Batch) -> None:
     asked = queries(50, WIDE)
     one, many = (recall(index.search(asked, 10, effort=n).ids, rows, asked, WIDE, rows.ids) for n in (1, 64))
     assert one < many - 0.1
+
+
+def test_a_search_leaves_the_caller_s_threads_alone(tmp_path: Path, rows: Batch) -> None:
+    """One query runs in one thread, and what the calling thread had set for FAISS is set again afterwards."""
+    index = opened(tmp_path, WIDE)
+    index.build([rows], 1)
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(3)
+        index.search(queries(1, WIDE), 5)
+        assert faiss.omp_get_max_threads() == 3
+        with at_most_threads(1):
+            assert faiss.omp_get_max_threads() == 1
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def test_no_queries_no_answers(tmp_path: Path) -> None:
+    """An empty batch of queries gives an empty batch of answers."""
+    index = opened(tmp_path)
+    index.build([batch(range(5))], 1)
+    assert index.search(queries(1)[:0], 5).ids == []
 
 
 def test_rows_come_in_any_order(tmp_path: Path) -> None:

@@ -17,17 +17,35 @@ SELECT {columns}, n.distance FROM nearest n JOIN {chunk} c ON c.id = n.id
 ORDER BY n.distance, {public_id} LIMIT %(top_k)s
 
 -- name: candidates
--- What an index proposed, and the tail: the chunks that came after what it had applied.
+-- What an index proposed, and the tail: the chunks that came after what it had applied. The nearest of them are
+-- found on the narrow table, equally near ones too, and then joined.
 WITH proposed AS (
     SELECT unnest(%(ids)s::bigint[]) AS chunk_id
-    UNION
-    SELECT t.id FROM ragstone.change h
-    JOIN {chunk} t ON t.id >= h.block << 20 AND t.id < (h.block + 1) << 20
-    WHERE h.collection_id = %(collection_id)s AND h.sequence > %(applied)s)
+    UNION ALL
+    SELECT t.chunk_id FROM ragstone.change h
+    JOIN {embedding} t ON t.chunk_id >= h.block << 20 AND t.chunk_id < (h.block + 1) << 20
+    WHERE h.collection_id = %(collection_id)s AND h.sequence > %(applied)s AND t.chunk_id <> ALL (%(ids)s::bigint[])),
+nearest AS MATERIALIZED (
+    SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance
+    FROM proposed p JOIN {embedding} e ON e.chunk_id = p.chunk_id
+    ORDER BY distance FETCH FIRST %(top_k)s ROWS WITH TIES)
+SELECT {columns}, (SELECT horizon FROM ragstone.collection WHERE id = %(collection_id)s), n.distance
+FROM nearest n JOIN {chunk} c ON c.id = n.chunk_id
+ORDER BY n.distance, {public_id} LIMIT %(top_k)s
+
+-- name: candidates_filtered
+-- The same, of those whose metadata matches.
+WITH proposed AS (
+    SELECT unnest(%(ids)s::bigint[]) AS chunk_id
+    UNION ALL
+    SELECT t.chunk_id FROM ragstone.change h
+    JOIN {embedding} t ON t.chunk_id >= h.block << 20 AND t.chunk_id < (h.block + 1) << 20
+    WHERE h.collection_id = %(collection_id)s AND h.sequence > %(applied)s AND t.chunk_id <> ALL (%(ids)s::bigint[]))
 SELECT {columns}, (SELECT horizon FROM ragstone.collection WHERE id = %(collection_id)s),
        e.embedding {operator} %(query)s AS distance
-FROM proposed p JOIN {embedding} e ON e.chunk_id = p.chunk_id JOIN {chunk} c ON c.id = p.chunk_id
-WHERE {condition}
+FROM proposed p
+JOIN {chunk} c ON c.id = p.chunk_id AND c.metadata @@ %(filter)s::jsonpath
+JOIN {embedding} e ON e.chunk_id = p.chunk_id
 ORDER BY distance, {public_id} LIMIT %(top_k)s
 
 -- name: nearest
