@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -95,6 +96,11 @@ class AttachedIndex:
             self._away = None
             away_s = (datetime.now(UTC) - away.since).total_seconds()
             log.warning("the %s index of %s is back after %.1f s", self.name, self.collection.name, away_s)
+
+    def look_again(self) -> None:
+        """Ask whether an index that is away is back, unless that was asked a moment ago."""
+        with suppress(IndexUnavailable):
+            self._require_back()
 
     def close(self) -> None:
         """Give the index back, once nobody applies to it. Calling it again does nothing."""

@@ -6,7 +6,7 @@ https://arxiv.org/abs/1603.09320; the parameters: https://github.com/pgvector/pg
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -57,8 +57,6 @@ _ONLY_HNSW = {
     "hnsw.max_scan_tuples": str(MAX_SCAN_TUPLES),
 }
 
-Gently = Callable[[int], None]
-
 log = logging.getLogger(__name__)
 
 
@@ -102,19 +100,15 @@ class PgvectorIndex(VectorIndex):
         del batches, applied
         self.build_missing()
 
-    def build_missing(self, gently: Gently | None = None) -> bool:
+    def build_missing(self) -> bool:
         """Build what is missing, and return whether all is there now.
 
         False where another process builds, or where the build was cancelled. What an interrupted build left
-        behind is dropped first. HNSW comes last: where it is there, the rest is. `gently` asks for a build without
-        parallel workers, and is told the process id of the one in PostgreSQL that builds.
+        behind is dropped first. HNSW comes last: where it is there, the rest is.
         """
         try:
             with tables_of(self._collection.name), self._build_lock() as connection:
                 if connection is not None:
-                    if gently is not None:
-                        connection.execute("SET max_parallel_maintenance_workers = 0")
-                        gently(connection.info.backend_pid)
                     self._build_filter_index(connection)
                     self._build_hnsw(connection)
         except psycopg.errors.QueryCanceled:

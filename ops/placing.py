@@ -5,6 +5,7 @@ one was left behind.
 """
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -80,7 +81,8 @@ class PlacementKeeper:
             del self._movers[collection.name]
         latest = next(iter(moves.latest_moves(self._rag.database, collection.id)), None)
         if latest is not None and latest.active:
-            self._move(collection, "goes on")
+            if not moves.is_worked_on(self._rag.database, latest):
+                self._move(collection, "goes on")
         elif self._is_due(collection, latest):
             self._move(collection, "begins") if self._rag.settings.placement == "automatic" else self._advise(
                 collection
@@ -101,8 +103,7 @@ class PlacementKeeper:
             return
         self._tried_s[collection.name] = now_s
         log.warning("the move of %s (%s chunks) %s", collection.name, f"{collection.chunks:,}", how)
-        command = [sys.executable, "-m", "ops.cli", "--data", self._rag.settings.data, "move", "start", collection.name]
-        self._movers[collection.name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603  # our own command
+        self._movers[collection.name] = _mover(self._rag.settings.data, collection.name)
 
     def _advise(self, collection: CollectionState) -> None:
         target = belongs_to(collection, self._rag.settings)
@@ -116,6 +117,13 @@ class PlacementKeeper:
                 target,
                 collection.name,
             )
+
+
+def _mover(data: str, collection: str) -> subprocess.Popen[bytes]:
+    """Start our own command; a URL with its password is not for its command line, which others can read."""
+    command = [sys.executable, "-m", "ops.cli", "move", "start", collection, "--if-due"]
+    environment = os.environ | {"RAGSTONE_DATA": data}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603
 
 
 def _age_s(move: Move) -> float:

@@ -118,6 +118,7 @@ class Follower:
         elif attached.index.capabilities.shared:
             if row.applied is not None:
                 attached.index.observe(row.applied)
+            attached.look_again()  # where nobody searches, nobody else would
         else:
             self._copy(attached)
 

@@ -1,7 +1,7 @@
 """Connections to PostgreSQL: the pool, what each session is set to, the version floor, errors turned into ours."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,10 +35,15 @@ class Database:
     """One PostgreSQL database that holds a corpus. Safe to use from any thread.
 
     Raises CorpusUnavailable where PostgreSQL cannot be reached, and Unsupported where pgvector is missing or old.
+
+    `gently` is for work that must not get in the way of queries: no statement takes parallel workers, and `gently`
+    is told the process id of each backend, so that it can be slowed down where it is on this machine.
     """
 
-    def __init__(self, conninfo: str, pool_size: int) -> None:
+    def __init__(self, conninfo: str, pool_size: int, gently: Callable[[int], None] | None = None) -> None:
         self.conninfo = conninfo
+        self._gently = gently
+        self._options = _connection_options(conninfo, gently is not None)
         self._pool = ConnectionPool(
             conninfo,
             connection_class=_Session,
@@ -46,15 +51,15 @@ class Database:
             max_size=pool_size,
             timeout=POOL_WAIT_S,
             open=False,
-            configure=register_vector,
-            kwargs=_connection_options(conninfo),
+            configure=self._configure,
+            kwargs=self._options,
         )
         self._closed = threading.Event()
 
     def open(self) -> None:
         """Check the server, bring the schema up to date, and fill the pool."""
-        options = _connection_options(self.conninfo)
-        with errors_mapped(), psycopg.connect(self.conninfo, **options) as connection:  # pgvector may not be there yet
+        # Not `connect`: pgvector may not be there yet.
+        with errors_mapped(), psycopg.connect(self.conninfo, **self._options) as connection:
             migrate(connection)
         with errors_mapped():
             self._pool.open(wait=True, timeout=POOL_WAIT_S)
@@ -91,9 +96,14 @@ class Database:
     def connect(self) -> Connection:
         """Open a connection outside the pool, in autocommit mode, which is the caller's to close."""
         with errors_mapped():
-            connection = psycopg.connect(self.conninfo, **_connection_options(self.conninfo))
-            register_vector(connection)
+            connection = psycopg.connect(self.conninfo, **self._options)
+            self._configure(connection)
             return connection
+
+    def _configure(self, connection: Connection) -> None:
+        register_vector(connection)
+        if self._gently is not None:
+            self._gently(connection.info.backend_pid)
 
     def ping(self) -> None:
         """Raise CorpusUnavailable where PostgreSQL does not answer."""
@@ -130,7 +140,7 @@ def errors_mapped() -> Iterator[None]:
         raise
 
 
-def _connection_options(conninfo: str) -> dict[str, Any]:
+def _connection_options(conninfo: str, gently: bool) -> dict[str, Any]:
     """What every session begins with, whatever the role's or the database's own defaults are."""
     try:
         given = conninfo_to_dict(conninfo).get("options") or ""
@@ -138,6 +148,8 @@ def _connection_options(conninfo: str) -> dict[str, Any]:
         given = ""  # told when it is used
     # The JIT compiler costs a tenth of a second on the plans of exact searches, and saves less.
     ours = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c jit=off"
+    if gently:
+        ours += " -c max_parallel_workers_per_gather=0 -c max_parallel_maintenance_workers=0"
     return {
         "autocommit": True,
         "connect_timeout": CONNECT_TIMEOUT_S,

@@ -154,6 +154,14 @@ def lock_move(connection: Connection, move: Move) -> bool:
     return bool(row[0])
 
 
+def is_worked_on(database: Database, move: Move) -> bool:
+    """Return whether some process works on the move now."""
+    with database.connection() as connection:
+        values = {"lock": MOVE_LOCK_SPACE, "move_id": move.id}
+        row = connection.execute(query("moves", "move_worked_on"), values).fetchone()
+    return row == (True,)
+
+
 def _end(
     connection: Connection,
     move: Move,

@@ -24,6 +24,7 @@ _BY_ID = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "max_parallel_workers_per_gather": "0",
+    "plan_cache_mode": "force_generic_plan",  # there is but one way left
 }
 
 

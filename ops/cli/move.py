@@ -42,7 +42,15 @@ def plan(context: typer.Context, collection: Collection, to: To = None, as_json:
 
 
 @commands.command()
-def start(context: typer.Context, collection: Collection, to: To = None, as_json: Json = False) -> None:
+def start(
+    context: typer.Context,
+    collection: Collection,
+    to: To = None,
+    if_due: Annotated[
+        bool, typer.Option("--if-due", help="Only go on with a move under way, or begin one that its size asks for.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Build the other index, verify it and change over; or go on with a move that was left behind.
 
     With --to the collection stays there whatever its size, until it is moved without --to.
@@ -50,7 +58,10 @@ def start(context: typer.Context, collection: Collection, to: To = None, as_json
     output = Output(as_json=as_json)
     with session(context).open(output) as rag:
         be_gentle()  # not before: a PostgreSQL that this command starts is for all
-        move = moving.start(rag, collection, to)
+        move = moving.start_due(rag, collection) if if_due else moving.start(rag, collection, to)
+        if move is None:
+            output.result({"collection": collection, "phase": None}, lambda console: console.print("Nothing is due."))
+            return
         with output.waiting(f"Moving {collection} from {move.source} to {move.target} ..."):
             ended = moving.work_on(rag, move)
     output.result(_move_json(ended), lambda console: _show_move(console, ended))

@@ -5,8 +5,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from backends.corpus.collections import CollectionState, find_collection
-from backends.corpus.indexes import IndexRow, all_indexes, forget_index, set_state
+from backends.corpus.indexes import IndexRow, all_indexes, forget_index, indexes_of, set_state
 from backends.errors import NotFound, RagstoneError
+from backends.pgvector import PgvectorIndex
 from retrieval.library import Ragstone
 from retrieval.placement import open_index
 
@@ -54,12 +55,20 @@ def _removed(rag: Ragstone, name: str, row: IndexRow) -> bool:
 
 def remove(rag: Ragstone, collection: CollectionState, row: IndexRow) -> None:
     """Remove an index from where it is, then from the corpus's memory."""
-    index = open_index(rag.database, replace(collection, backend=row.backend, index_id=row.id), rag.settings)
-    try:
-        index.drop()
-    finally:
-        index.close()
+    if not _is_used_again(rag, row):
+        index = open_index(rag.database, replace(collection, backend=row.backend, index_id=row.id), rag.settings)
+        try:
+            index.drop()
+        finally:
+            index.close()
     forget_index(rag.database, row.id)
+
+
+def _is_used_again(rag: Ragstone, row: IndexRow) -> bool:
+    """Whether the collection has come back to its HNSW: the corpus holds only one, whatever its rows are."""
+    in_corpus = row.backend == PgvectorIndex.name
+    others = (other for other in indexes_of(rag.database, row.collection_id) if other.id != row.id)
+    return in_corpus and any(other.backend == row.backend and other.state != "dropping" for other in others)
 
 
 def _age_s(row: IndexRow) -> float:

@@ -2,9 +2,14 @@
 
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from backends.corpus.database import Database
+from retrieval.library import Ragstone
 
 NICENESS = 19
+POOL_SIZE = 4
 
 
 def be_gentle() -> None:
@@ -13,10 +18,24 @@ def be_gentle() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 
 
-def renice(process_id: int) -> None:
-    """Let everything else go before another process of ours: the one in the embedded PostgreSQL that builds."""
+@contextmanager
+def gentle_database(rag: Ragstone) -> Iterator[Database]:
+    """Open the corpus once more, with sessions that let every query go first where PostgreSQL is ours to slow down."""
+    database = Database(rag.database.conninfo, POOL_SIZE, gently=_slow_down if rag.is_embedded else _leave_alone)
+    try:
+        database.open()
+        yield database
+    finally:
+        database.close()
+
+
+def _slow_down(process_id: int) -> None:
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, process_id, NICENESS)
+
+
+def _leave_alone(_: int) -> None:
+    """A PostgreSQL of somebody else's sets its own priorities."""
 
 
 class Pace:

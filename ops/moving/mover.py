@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from backends.attached import AttachedIndex
 from backends.corpus import moves
-from backends.corpus.collections import find_collection
+from backends.corpus.collections import CollectionState, find_collection
+from backends.corpus.database import Database
 from backends.corpus.following import sequence_of, snapshot
 from backends.corpus.indexes import (
     FollowLocks,
@@ -28,9 +29,10 @@ from backends.corpus.moves import Move, Phase
 from backends.errors import Conflict, IndexUnavailable, InvalidInput, RagstoneError, Unavailable
 from backends.pgvector import PgvectorIndex
 from backends.types import Batch
-from ops.moving.gentle import Pace, renice
+from ops.moving.gentle import Pace, gentle_database
 from ops.moving.progress import Cancelled, Progress
 from ops.moving.verification import Verification, verify
+from retrieval.config import Settings
 from retrieval.library import Ragstone
 from retrieval.placement import MOVE_TARGETS, belongs_to, open_index, recall_target_of
 
@@ -58,23 +60,41 @@ def start(rag: Ragstone, name: str, target: str | None = None) -> Move:
     another backend.
     """
     collection = find_collection(rag.database, name)
-    latest = moves.latest_moves(rag.database, collection.id)
-    if latest and latest[0].active:
-        if target not in (None, latest[0].target):
+    active = _active(rag, collection)
+    if active is not None:
+        if target not in (None, active.target):
             raise Conflict(
-                f"collection {name!r} is under way to {latest[0].target}: `ragstone move cancel {name}` first"
+                f"collection {name!r} is under way to {active.target}: `ragstone move cancel {name}` stops that"
             )
-        return latest[0]
+        return active
     if target is None:
         moves.pin(rag.database, collection, None)
         collection = find_collection(rag.database, name)
     wanted = target or belongs_to(collection, rag.settings)
-    if wanted not in MOVE_TARGETS:
-        raise InvalidInput("--to", f"found {wanted!r}; needed one of {', '.join(MOVE_TARGETS)}")
     if wanted == collection.backend:
         raise InvalidInput("--to", f"collection {name!r} is served by {wanted} already; there is nothing to move")
-    open_index(rag.database, replace(collection, backend=wanted), rag.settings)  # is it configured, and installed?
-    return moves.begin_move(rag.database, collection, wanted, by_hand=target is not None)
+    return _begun(rag, collection, wanted, by_hand=target is not None)
+
+
+def start_due(rag: Ragstone, name: str) -> Move | None:
+    """Return the move that goes on, or write down the one that the collection's size asks for; None where none is."""
+    collection = find_collection(rag.database, name)
+    active = _active(rag, collection)
+    wanted = belongs_to(collection, rag.settings)
+    if active is not None or wanted == collection.backend:
+        return active
+    return _begun(rag, collection, wanted, by_hand=False)
+
+
+def _active(rag: Ragstone, collection: CollectionState) -> Move | None:
+    return next((move for move in moves.latest_moves(rag.database, collection.id) if move.active), None)
+
+
+def _begun(rag: Ragstone, collection: CollectionState, target: str, *, by_hand: bool) -> Move:
+    if target not in MOVE_TARGETS:
+        raise InvalidInput("--to", f"found {target!r}; needed one of {', '.join(MOVE_TARGETS)}")
+    open_index(rag.database, replace(collection, backend=target), rag.settings).close()  # configured, and installed?
+    return moves.begin_move(rag.database, collection, target, by_hand=by_hand)
 
 
 def work_on(rag: Ragstone, move: Move) -> Move:
@@ -86,24 +106,27 @@ def work_on(rag: Ragstone, move: Move) -> Move:
     with rag.database.dedicated() as lock_connection:
         if not moves.lock_move(lock_connection, move):
             raise Conflict(f"another process works on the move of {move.collection!r}")
-        moves.count_try(rag.database, move)
-        _Mover(rag, moves.find_move(rag.database, move.id)).run()
+        found = moves.find_move(rag.database, move.id)
+        if found.active:  # else another process has ended it since the caller looked
+            moves.count_try(rag.database, found)
+            with gentle_database(rag) as database:
+                _Mover(rag.settings, database, found).run()
     return moves.find_move(rag.database, move.id)
 
 
 class _Mover:
     """One process's work on one move."""
 
-    def __init__(self, rag: Ragstone, move: Move) -> None:
-        self._rag = rag
-        self._database = rag.database
+    def __init__(self, settings: Settings, database: Database, move: Move) -> None:
+        self._settings = settings
+        self._database = database
         self._move = move
-        self._collection = find_collection(rag.database, move.collection)
-        self._locks = FollowLocks(rag.database)
+        self._collection = find_collection(database, move.collection)
+        self._locks = FollowLocks(database)
         self._row = self._target_row()
         state = replace(self._collection, backend=move.target, index_id=self._row.id)
-        self._attached = AttachedIndex(rag.database, state, open_index(rag.database, state, rag.settings))
-        self._progress = Progress(rag.database, move, self._row.id, self._collection.chunks)
+        self._attached = AttachedIndex(database, state, open_index(database, state, settings))
+        self._progress = Progress(database, move, self._row.id, self._collection.chunks)
         self._keeps = False
 
     def run(self) -> None:
@@ -126,10 +149,12 @@ class _Mover:
             self._locks.close()
 
     def _target_row(self) -> IndexRow:
-        """The index to build: the one that an earlier try began, one that is still kept, or a new one."""
+        """The index to build: the one that an earlier try began, one that is still kept, or a new one.
+
+        A collection has one move at a time, so one that is being built is an earlier try's.
+        """
         for row in indexes_of(self._database, self._collection.id):
-            begun = row.id == self._move.target_index_id
-            if row.backend == self._move.target and not row.serving and (begun or row.state == "live"):
+            if row.backend == self._move.target and not row.serving and row.state != "dropping":
                 return row
         in_corpus = self._move.target == PgvectorIndex.name
         index_id = begin_index(self._database, self._collection.id, self._move.target, follows=not in_corpus)
@@ -150,7 +175,7 @@ class _Mover:
 
     def _build_where_needed(self) -> None:
         index = self._attached.index
-        budget_ms = self._rag.settings.statement_budget_ms
+        budget_ms = self._settings.statement_budget_ms
         if isinstance(index, PgvectorIndex):
             self._build_in_corpus(index)
             return
@@ -168,7 +193,7 @@ class _Mover:
         self._progress.built(time.monotonic() - started_s)
 
     def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        pace = Pace(self._rag.settings.move_chunks_per_s)
+        pace = Pace(self._settings.move_chunks_per_s)
         for batch in batches:
             yield batch
             self._progress.add(len(batch.ids))
@@ -176,11 +201,11 @@ class _Mover:
 
     def _build_in_corpus(self, index: PgvectorIndex) -> None:
         """PostgreSQL reads its own tables. A small collection needs no index."""
-        if index.ready or self._collection.chunks < self._rag.settings.index_min_chunks:
+        if index.ready or self._collection.chunks < self._settings.index_min_chunks:
             return
         started_s = time.monotonic()
         with self._progress.watching(index.build_progress, index.cancel_build):
-            built = index.build_missing(gently=renice if self._rag.is_embedded else _leave_alone)
+            built = index.build_missing()
         if not built:
             raise IndexUnavailable("another process builds the index, or its build was cancelled; try again")
         self._progress.built(time.monotonic() - started_s)
@@ -229,7 +254,7 @@ class _Mover:
     def _verified(self) -> Verification:
         self._progress.report("verifying")
         collection = find_collection(self._database, self._collection.name)
-        found = verify(self._database, self._attached, recall_target_of(collection, self._rag.settings), self._keep_up)
+        found = verify(self._database, self._attached, recall_target_of(collection, self._settings), self._keep_up)
         if found.problem is not None:
             raise VerificationFailed(found)
         return found
@@ -246,12 +271,16 @@ class _Mover:
     def _give_up(self, phase: Phase, problem: str | None, verification: Verification | None = None) -> None:
         """Leave everything as it was before: the new index goes, unless it was there before the move."""
         if self._row.state == "building":
-            set_state(self._database, self._row.id, "dropping")
-            self._attached.index.drop()
-            forget_index(self._database, self._row.id)
+            self._remove()
         found = None if verification is None else verification.as_dict()
         moves.end_move(self._database, self._move, phase, problem, found)
 
-
-def _leave_alone(_: int) -> None:
-    """A PostgreSQL of somebody else's sets its own priorities."""
+    def _remove(self) -> None:
+        """Remove the new index; one that cannot be reached goes with the next `drop_old`."""
+        set_state(self._database, self._row.id, "dropping")
+        try:
+            self._attached.index.drop()
+        except IndexUnavailable as error:
+            log.warning("the new %s index could not be removed yet: %s", self._move.target, error)
+        else:
+            forget_index(self._database, self._row.id)

@@ -61,6 +61,13 @@ SELECT m.chunks_total / m.build_s, c.dimension
 FROM ragstone.move m JOIN ragstone.collection c ON c.id = m.collection_id
 WHERE m.target = %(target)s AND m.build_s > 0 AND m.chunks_total >= 1000 ORDER BY m.id DESC LIMIT 1
 
+-- name: move_worked_on
+-- Whether some process has the lock.
+SELECT EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND classid = %(lock)s AND objid = %(move_id)s AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+
 -- name: move_lock
 -- One process works on a move; the lock ends with its connection.
 SELECT pg_try_advisory_lock(%(lock)s, %(move_id)s::integer)

@@ -1,0 +1,1 @@
+"""Collections move between backends, and keep every promise meanwhile."""
