@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ import numpy as np
 import retrieval
 from backends.corpus.indexes import chunk_ids
 from backends.types import Embeddings
+from benchmarks.stores import free_port, process, stores, until_open
 from retrieval.collection import Collection
 from retrieval.config import load
 
@@ -45,23 +45,25 @@ DELETE_EVERY_S = 0.25
 ROWS_PER_WRITE = 20
 TOP_K = 10
 COMPARE_EVERY = 20
-PINECONE_KEY = "test-key"
+PATIENCE = {"RAGSTONE_STATEMENT_BUDGET_MS": "5000", "RAGSTONE_BACKEND_TIMEOUT_S": "5"}
+"""An old index is dropped when the longest query is over: not to wait so long for that, between two legs."""
 
 
 def main() -> None:
     arguments = _arguments()
     embeddings = _embeddings(arguments)
-    with tempfile.TemporaryDirectory() as folder, _stores() as environment:
-        os.environ |= environment
+    with tempfile.TemporaryDirectory() as folder, stores() as environment:
+        os.environ |= environment | PATIENCE
         settings = load(data=folder, embedding_model="hashing", pool_size=8, old_index_kept_s=0)
         with retrieval.open(folder, settings=settings) as rag, _serving(folder) as url:
             collection = rag.create_collection(NAME, dimension=embeddings.shape[1], metric="l2")
             ids = [f"d{n}" for n in range(arguments.rows)]
             collection.upsert_embeddings(ids, embeddings[: arguments.rows], [f"text of {id_}" for id_ in ids])
             collection.wait_until_indexed(1_800)
+            route = arguments.route.split(",")
             load_ = Load(url, collection, embeddings, arguments.rows)
             try:
-                legs = [leg for _ in range(arguments.rounds) for leg in _circle(load_, folder)]
+                legs = [leg for _ in range(arguments.rounds) for leg in _circle(load_, folder, route)]
             finally:
                 load_.stop()
             results = [*_summary(legs, arguments.rounds), _afterwards(rag, collection, load_)]
@@ -171,9 +173,9 @@ def _ask(client: httpx.Client, embedding: list[float], top_k: int, exact: bool =
     return answer.json()
 
 
-def _circle(load_: Load, folder: str) -> Iterator[dict[str, Any]]:
+def _circle(load_: Load, folder: str, route: list[str]) -> Iterator[dict[str, Any]]:
     """Move round once; each leg with the steady state before it."""
-    for target in ROUTE:
+    for target in route:
         time.sleep(2)
         before_s = time.monotonic()
         time.sleep(STEADY_S)
@@ -258,58 +260,12 @@ def _ragstone(folder: str, *words: str) -> Any:
 
 @contextmanager
 def _serving(folder: str) -> Iterator[str]:
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "ops.cli", "--data", folder, "serve", "--port", str(port)]
     environment = os.environ | {"RAGSTONE_EMBEDDING_MODEL": "hashing", "RAGSTONE_PLACEMENT": "advise"}
-    with _process(command, environment):
-        _until_open(port)
+    with process(command, environment):
+        until_open(port)
         yield f"http://127.0.0.1:{port}"
-
-
-@contextmanager
-def _stores() -> Iterator[dict[str, str]]:
-    """Weaviate and Pinecone, as the tests have them, in processes of their own."""
-    rest, grpc, pinecone = _free_port(), _free_port(), _free_port()
-    weaviate = ["-m", "tests.fakes.weaviate_server", "--port", str(rest), "--grpc-port", str(grpc)]
-    with ExitStack() as stack:
-        for words in (weaviate, ["-m", "tests.fakes.pinecone_server", "--port", str(pinecone)]):
-            stack.enter_context(_process([sys.executable, *words], dict(os.environ)))
-        for port in (rest, grpc, pinecone):
-            _until_open(port)
-        yield {
-            "RAGSTONE_WEAVIATE_URL": f"http://127.0.0.1:{rest}",
-            "RAGSTONE_WEAVIATE_GRPC_PORT": str(grpc),
-            "RAGSTONE_PINECONE_HOST": f"http://127.0.0.1:{pinecone}",
-            "RAGSTONE_PINECONE_API_KEY": PINECONE_KEY,
-        }
-
-
-@contextmanager
-def _process(command: list[str], environment: dict[str, str]) -> Iterator[None]:
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:  # noqa: S603  # our own
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _until_open(port: int) -> None:
-    deadline_s = time.monotonic() + 60
-    while time.monotonic() < deadline_s:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise SystemExit(f"nothing listens on port {port}")
 
 
 def _embeddings(arguments: argparse.Namespace) -> Embeddings:
@@ -340,6 +296,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dimension", type=int, default=128, help="of made-up embeddings in clusters")
     parser.add_argument("--npz", type=Path, help="use the array `train` of this file instead")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--route", default=",".join(ROUTE), help="the backends in turn; pgvector comes last")
     parser.add_argument("--out", type=Path, help="append the results to this file, one JSON document a line")
     return parser.parse_args()
 

@@ -10,14 +10,14 @@ from backends import searching
 from backends.base import VectorIndex
 from backends.corpus.collections import CollectionState
 from backends.corpus.database import Database
-from backends.corpus.following import bring_up_to_date
+from backends.corpus.following import bring_up_to_date, rebuild
 from backends.corpus.writing import write
 from backends.filters import check_metadata, parse
 from backends.pgvector import PgvectorIndex
 from backends.searching import Searcher
 from backends.types import IndexSpec, Metric
 from retrieval.placement import open_index
-from tests.congruence.drawing import DIMENSION, Delete, DeleteMatching, Follow, NewMetadata, Step, Upsert
+from tests.congruence.drawing import DIMENSION, Delete, DeleteMatching, Follow, NewMetadata, Rebuild, Step, Upsert
 from tests.corpora import TAIL_LIMIT, made_collection, put, searcher
 from tests.stores import BACKENDS, Stores
 
@@ -64,11 +64,9 @@ class Subject:
                 assert parsed is not None
                 write(self.database, self.collection, lambda change: change.delete_matching(parsed), TAIL_LIMIT)
             case Follow():
-                self.follow()
-
-    def follow(self) -> None:
-        """Let the index apply what it lacks."""
-        bring_up_to_date(self.database, self.collection, self.index)
+                bring_up_to_date(self.database, self.collection, self.index)
+            case Rebuild():
+                rebuild(self.database, self.collection, self.index)
 
 
 @pytest.fixture(params=WAYS)

@@ -11,6 +11,7 @@ DIMENSION = 8
 IDS = ["d0", "d1", "d10", "d2", "D0", "é", "z#1", "a b", "~"]
 DIFFERENT_EMBEDDINGS = 4
 """Fewer than there are ids, so that many are equally near; queries may be one more."""
+DIFFERENT_FILTERS = 2
 
 KEYS = ["year", "lang", "tags", "größe", "a.b c", "x:y"]
 SCALARS = st.one_of(
@@ -91,23 +92,32 @@ class Follow:
     """The index applies what it lacks; until the next time it is behind whatever is written."""
 
 
-Step = Upsert | NewMetadata | Delete | DeleteMatching | Follow
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """The index is built anew from what is there."""
+
+
+Step = Upsert | NewMetadata | Delete | DeleteMatching | Follow | Rebuild
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One search."""
+    """One search. It names its query and its filter; None is for no filter."""
 
     query: int
     top_k: int
-    filter: dict[str, Any] | None
+    filter: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """What happens to a collection, and what is asked of it after each step and in the end."""
+    """What happens to a collection, and what is asked of it after each step and in the end.
+
+    There are few filters, so that what is remembered of one is soon out of date.
+    """
 
     embeddings: np.ndarray
+    filters: list[dict[str, Any]]
     first: Upsert
     steps: list[tuple[Step, Question]]
     last: list[Question]
@@ -127,16 +137,18 @@ _STEPS = st.one_of(
     st.builds(Delete, _SOME_IDS),
     st.builds(DeleteMatching, FILTERS),
     st.just(Follow()),
+    st.just(Rebuild()),
 )
 _QUESTIONS = st.builds(
     Question,
     query=st.integers(0, DIFFERENT_EMBEDDINGS),
     top_k=st.integers(1, len(IDS) + 1),
-    filter=st.one_of(st.none(), FILTERS),
+    filter=st.one_of(st.none(), st.integers(0, DIFFERENT_FILTERS - 1)),
 )
 STORIES = st.builds(
     Story,
     embeddings=hnp.arrays(np.float32, (DIFFERENT_EMBEDDINGS + 1, DIMENSION), elements=st.floats(-10, 10, width=16)),
+    filters=st.lists(FILTERS, min_size=DIFFERENT_FILTERS, max_size=DIFFERENT_FILTERS),
     first=_UPSERTS,
     steps=st.lists(st.tuples(_STEPS, _QUESTIONS), max_size=5),
     last=st.lists(_QUESTIONS, min_size=1, max_size=2),

@@ -13,7 +13,7 @@ from backends.tokens import MAX_TOKENS
 from backends.types import Ids
 from backends.vectors import prepare
 from tests.congruence.conftest import Subject
-from tests.congruence.drawing import DIMENSION, FILTERS, IDS, METADATA, Delete, Follow, Upsert
+from tests.congruence.drawing import DIMENSION, FILTERS, IDS, METADATA, Delete, Follow, Rebuild, Upsert
 from tests.corpora import random_embeddings
 from tests.stores import BACKENDS
 
@@ -47,13 +47,15 @@ def test_no_matching_chunk_is_left_out(
 
 
 def _held_after_writing(subject: Subject, metadata: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Write one document for each metadata, twice, let the index follow, and return what it holds by chunk id."""
+    """Write documents with these metadata, some after the index was built, and return what it holds by chunk id."""
     embeddings = random_embeddings(len(IDS), DIMENSION)
+    every = dict(zip(IDS, metadata, strict=True))
+    later = IDS[::2]
     for step in (
-        Upsert({id_: {"lang": "old"} for id_ in IDS}, {id_: row for row, id_ in enumerate(IDS)}),
-        Follow(),
-        Delete(IDS[:1]),
-        Upsert(dict(zip(IDS, metadata, strict=True)), {id_: row for row, id_ in enumerate(IDS)}),
+        Upsert(every, {id_: row for row, id_ in enumerate(IDS)}),
+        Rebuild(),
+        Delete(later[:1]),
+        Upsert({id_: every[id_] for id_ in later}, {id_: IDS.index(id_) for id_ in later}),
         Follow(),
     ):
         subject.take(step, embeddings)

@@ -22,13 +22,14 @@ def test_every_backend_gives_the_oracles_hits(subject: Subject, no_short_cut: No
     for step, question in story.steps:
         subject.take(step, embeddings)
         oracle.take(step)
-        _ask(subject, oracle, question)
+        _ask(subject, oracle, story, question)
     for question in story.last:
-        _ask(subject, oracle, question)
+        _ask(subject, oracle, story, question)
 
 
-def _ask(subject: Subject, oracle: Oracle, question: Question) -> None:
-    query, filter = oracle.embeddings[question.query], parse(question.filter)
+def _ask(subject: Subject, oracle: Oracle, story: Story, question: Question) -> None:
+    query = oracle.embeddings[question.query]
+    filter = None if question.filter is None else parse(story.filters[question.filter])
     ranked = oracle.ranked(query, filter)
     exact = subject.searcher.search(query, question.top_k, filter, exact=True)
     assert exact.exact

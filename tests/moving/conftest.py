@@ -1,6 +1,7 @@
 """One corpus in a database of its own, with every backend configured; each test has a collection of its own."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -38,7 +39,7 @@ def url(postgres_url: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rag(url: str, settings: Settings) -> Iterator[Ragstone]:
     with retrieval.open(url, settings=settings) as opened:
         yield opened
@@ -50,7 +51,8 @@ def subject(rag: Ragstone, name: str) -> Iterator[Subject]:
     made = Subject(rag, rag.create_collection(name, dimension=DIMENSION))
     made.put(names(0, CHUNKS), seed=1)
     yield made
-    _deleted(rag, name)
+    with suppress(NotFound):  # deleted by the test itself
+        rag.delete_collection(name)
 
 
 @pytest.fixture
@@ -61,13 +63,6 @@ def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For what is not about how long it takes: a change-over is noticed at once, and so is that nobody asks any more."""
+    """For what is not about waiting: a change-over is noticed at once, and nobody asks an old index any more."""
     monkeypatch.setattr(routing, "ROUTE_TTL_S", 0.05)
     monkeypatch.setattr(dropping, "longest_query_s", lambda rag: 0.0)
-
-
-def _deleted(rag: Ragstone, name: str) -> None:
-    try:
-        rag.delete_collection(name)
-    except NotFound:
-        pass  # by the test itself

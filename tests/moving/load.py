@@ -3,9 +3,6 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
-
-import numpy as np
 
 from tests.moving.subject import TOP_K, Subject, drawn, names
 

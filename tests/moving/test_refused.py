@@ -18,6 +18,7 @@ from retrieval.config import Settings
 from retrieval.placement import index_folder
 from tests.moving.subject import DIMENSION, Subject, drawn, names
 
+pytestmark = pytest.mark.usefixtures("soon")
 FAR = 1 << 40
 """An id of a transaction that has not begun yet."""
 
@@ -96,9 +97,7 @@ def test_ids_that_differ(
     assert folders(settings) == before
 
 
-def test_right_ids_with_wrong_embeddings(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch, settings: Settings
-) -> None:
+def test_right_ids_with_wrong_embeddings(subject: Subject, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     """Where a tenth of the ids stand for other embeddings, recall says so, though no id is missing."""
     before = folders(settings)
     spoil_builds(monkeypatch, with_a_tenth_shuffled)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.moving.load import Load
-from tests.moving.subject import Subject, names
+from tests.moving.subject import Subject
 
 ROUTE = ("faiss", "weaviate", "pinecone", "pgvector")
 

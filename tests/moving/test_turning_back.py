@@ -1,5 +1,6 @@
 """Cancelling, rolling back, and what is refused meanwhile."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from retrieval.placement import belongs_to, open_index
 from tests.moving.subject import Subject, names
 
 pytestmark = pytest.mark.usefixtures("few_queries", "soon")
+BUILD = (Pace, "keep")
+VERIFICATION = (verification, "_recall")
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +28,15 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "KEEP_UP_S", 0.0)
 
 
-@pytest.mark.parametrize("backend", ["faiss", "weaviate", "pinecone"])
-@pytest.mark.parametrize("during", [(Pace, "keep"), (verification, "_recall")], ids=["build", "verification"])
+@pytest.mark.parametrize(
+    ("backend", "during"),
+    [
+        pytest.param("faiss", BUILD, id="FAISS builds"),
+        pytest.param("faiss", VERIFICATION, id="FAISS is verified"),
+        pytest.param("weaviate", BUILD, id="Weaviate builds"),
+        pytest.param("pinecone", VERIFICATION, id="Pinecone is verified"),
+    ],
+)
 def test_cancelled(subject: Subject, monkeypatch: pytest.MonkeyPatch, during: tuple[Any, str], backend: str) -> None:
     """A cancel during the build or the verification ends the move soon, and removes what it built."""
     calls = cancel_at(monkeypatch, subject, during, nth=2)
@@ -43,8 +53,6 @@ def test_cancelled(subject: Subject, monkeypatch: pytest.MonkeyPatch, during: tu
 
 
 def _at(subject: Subject, move: moves.Move) -> Any:
-    from dataclasses import replace
-
     return replace(subject.state, backend=move.target, index_id=move.target_index_id)
 
 
@@ -92,7 +100,7 @@ def test_cancelled_where_the_index_was_kept(subject: Subject, monkeypatch: pytes
     subject.move("faiss")
     subject.move("pgvector")
     with monkeypatch.context() as cancelling:
-        cancel_at(cancelling, subject, (verification, "_recall"), nth=2)
+        cancel_at(cancelling, subject, VERIFICATION, nth=2)
         ended = moving.work_on(subject.rag, moving.start(subject.rag, subject.name, "faiss"))
     assert ended.phase == "cancelled"
     assert subject.standing == [("pgvector", "serving"), ("faiss", "live")]
@@ -173,9 +181,10 @@ def test_targets_that_make_no_sense(subject: Subject, target: str) -> None:
     assert moves.latest_moves(subject.rag.database, subject.collection.id) == []
 
 
-def test_a_target_that_is_not_configured(subject: Subject) -> None:
+def test_a_target_that_is_not_configured(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """A move to a store that nobody has configured is refused before anything begins."""
-    subject.rag.settings = subject.rag.settings.model_copy(update={"pinecone_api_key": None})
+    unconfigured = subject.rag.settings.model_copy(update={"pinecone_api_key": None})
+    monkeypatch.setattr(subject.rag, "settings", unconfigured)
     with pytest.raises(InvalidSettings, match="RAGSTONE_PINECONE_API_KEY"):
         moving.start(subject.rag, subject.name, "pinecone")
     assert moves.latest_moves(subject.rag.database, subject.collection.id) == []
