@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.coalescing import coalesced
 from backends.faiss.segment import Hits, Segment, compared
 from backends.faiss.selecting import within
 from backends.types import Change, Embeddings, Ids, IndexSpec
@@ -77,11 +78,12 @@ class State:
         news = [change for change in changes if change.sequence > self.applied]
         if not news:
             return self
-        gone, ids, embeddings = _net(news)
+        upserts, deletes = coalesced(news)
+        gone = np.union1d(upserts.ids, deletes)
         segments = (segment.without(gone) for segment in self.segments)
         return State(
             segments=tuple(segment for segment in segments if segment.live.count),
-            delta=self.delta.changed(gone, ids, embeddings),
+            delta=self.delta.changed(gone, upserts.ids, upserts.embeddings),
             applied=news[-1].sequence,
         )
 
@@ -94,19 +96,3 @@ def empty_delta(spec: IndexSpec) -> Delta:
 def delta_of(ids: Ids, embeddings: Embeddings, spec: IndexSpec) -> Delta:
     """Return a delta of these rows."""
     return empty_delta(spec).changed(ids[:0], ids, embeddings)
-
-
-def _net(changes: Sequence[Change]) -> tuple[Ids, Ids, Embeddings]:
-    """Return the ids that were touched, and the rows (ids, embeddings) that are there at the end, as they came.
-
-    For each id the last that was said of it holds; within one change its upserts come after its deletes.
-    """
-    ids = np.concatenate([part for change in changes for part in (change.deletes, change.upserts.ids)])
-    upserted = np.concatenate(
-        [np.repeat([False, True], [len(change.deletes), len(change.upserts.ids)]) for change in changes]
-    )
-    touched, backwards = np.unique(ids[::-1], return_index=True)
-    last = np.zeros(len(ids), bool)
-    last[len(ids) - 1 - backwards] = True
-    embeddings = np.concatenate([change.upserts.embeddings for change in changes])
-    return touched, ids[last & upserted], embeddings[last[upserted]]

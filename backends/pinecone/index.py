@@ -14,6 +14,7 @@ from contextlib import suppress
 import numpy as np
 
 from backends.base import VectorIndex
+from backends.coalescing import coalesced
 from backends.errors import IndexUnavailable
 from backends.filters import OPERATORS, Filter
 from backends.pinecone.connection import Connection, Reached, Target
@@ -24,7 +25,6 @@ from backends.pinecone.rows import (
     METRICS,
     TOP_K,
     Rows,
-    coalesced,
     joined,
     pinecone_filter,
     rows_of,
@@ -112,8 +112,8 @@ class PineconeIndex(VectorIndex):
         applied = self._applied_there()
         pending = [change for change in changes if change.sequence > applied]
         if pending:
-            rows, deletes = coalesced(pending, self.spec.dimension)
-            self._namespace.write(rows, deletes, Marker(self.identity, applied))
+            upserts, deletes = coalesced(pending)
+            self._namespace.write(rows_of(upserts), deletes, Marker(self.identity, applied))
             applied = pending[-1].sequence
             self._finish(applied)
         self._applied = applied

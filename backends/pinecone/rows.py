@@ -11,7 +11,7 @@ import numpy as np
 
 from backends.filters import Filter
 from backends.tokens import Combined, HasToken, Narrowing, narrowing, tokens_of
-from backends.types import Batch, Change, Embeddings, Ids, Metric
+from backends.types import Batch, Embeddings, Ids, Metric
 
 METRICS: dict[Metric, str] = {"cosine": "cosine", "inner_product": "dotproduct", "l2": "euclidean"}
 UPSERT_ROWS = DELETE_IDS = 1_000
@@ -89,22 +89,6 @@ def requests_of(rows: Rows) -> Iterator[Rows]:
 
 def _part(rows: Rows, start: int, end: int) -> Rows:
     return Rows(rows.ids[start:end], rows.embeddings[start:end], rows.tokens[start:end])
-
-
-def coalesced(changes: Sequence[Change], dimension: int) -> tuple[Rows, Ids]:
-    """Bring changes together to what they come to: the rows to write and the ids to delete, no id in both."""
-    latest: dict[int, tuple[Batch, int] | None] = {}
-    for change in changes:
-        latest.update(dict.fromkeys(change.deletes.tolist()))
-        latest.update((id_, (change.upserts, row)) for row, id_ in enumerate(change.upserts.ids.tolist()))
-    kept = {id_: place for id_, place in latest.items() if place is not None}
-    embeddings = np.empty((len(kept), dimension), np.float32)
-    attributes = []
-    for position, (batch, row) in enumerate(kept.values()):
-        embeddings[position] = batch.embeddings[row]
-        attributes.append(batch.attributes[row])
-    written = Batch(ids=np.array(list(kept), dtype=np.int64), embeddings=embeddings, attributes=attributes)
-    return rows_of(written), np.array([id_ for id_ in latest if id_ not in kept], dtype=np.int64)
 
 
 def without_zeros(embeddings: Embeddings) -> Embeddings:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 from weaviate.proto.v1 import batch_pb2
 
 from backends.base import VectorIndex
+from backends.coalescing import coalesced
 from backends.errors import IndexUnavailable
 from backends.filters import OPERATORS, Filter
 from backends.tokens import narrowing
@@ -229,19 +229,3 @@ class WeaviateIndex(VectorIndex):
 
     def _read(self, request: Any) -> Any:
         return self._connection.ask("Search", request, self._connection.until())
-
-
-def coalesced(changes: Sequence[Change]) -> tuple[Batch, Ids]:
-    """Return what changes come to: each chunk's last write, and the ids whose last change is a delete."""
-    last: dict[int, tuple[Batch, int] | None] = {}
-    for change in changes:
-        last |= dict.fromkeys(change.deletes.tolist())
-        last |= {id_: (change.upserts, row) for row, id_ in enumerate(change.upserts.ids.tolist())}
-    written = [(id_, *where) for id_, where in last.items() if where is not None]
-    shape = (0, changes[0].upserts.embeddings.shape[1])
-    upserts = Batch(
-        ids=np.array([id_ for id_, _, _ in written], dtype=np.int64),
-        embeddings=np.array([batch.embeddings[row] for _, batch, row in written] or np.empty(shape), dtype=np.float32),
-        attributes=[batch.attributes[row] for _, batch, row in written],
-    )
-    return upserts, np.array([id_ for id_, where in last.items() if where is None], dtype=np.int64)

@@ -1,6 +1,7 @@
 """Several processes on one corpus: one applies to an index that they share, and when it ends another does."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -61,6 +62,10 @@ def holders(subject: Subject) -> int:
 
 def applied(subject: Subject) -> int:
     return subject.index().stats().applied
+
+
+def has_applied(subject: Subject, sequence: int) -> bool:
+    return applied(subject) == sequence
 
 
 @pytest.mark.parametrize("backend", SHARED)
@@ -124,7 +129,7 @@ def test_a_copy_follows_by_itself(subject: Subject, second_rag: Ragstone) -> Non
     subject.delete(names(0, 10))
     wanted = subject.state.sequence
     for each in (subject, second):
-        eventually(lambda each=each: applied(each) == wanted)  # type: ignore[misc]  # mypy wants no defaults here
+        eventually(partial(has_applied, each, wanted))
         each.check_whole()
     assert holders(subject) == 1
 

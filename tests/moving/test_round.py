@@ -10,7 +10,7 @@ ROUTE = ("faiss", "weaviate", "pinecone", "pgvector")
 
 @pytest.mark.usefixtures("few_queries")
 def test_nothing_fails_and_nothing_is_lost(subject: Subject) -> None:
-    """From pgvector round to pgvector under load: no search fails or is wrong, no write is lost, lent or doubled."""
+    """From pgvector round to pgvector under load: no search fails or is wrong, no write is lost or doubled."""
     load = Load(subject)
     with load.running():
         for backend in ROUTE:
