@@ -52,7 +52,7 @@ class IndexIdentity:
 
     @property
     def name(self) -> str:
-        """What a store calls the index: letters, digits and hyphens, at most 45, and no other index's."""
+        """What a store calls the index: letters, digits and hyphens, and no other index's."""
         return f"ragstone-{self.system_identifier & (1 << 64) - 1:x}-{self.collection_id:x}-{self.index_id:x}"
 
 

@@ -25,17 +25,24 @@ class Follower:
     """Follows one index until it is stopped, or the index is not live any more.
 
     Whoever holds the index's follow lock applies for all who share it, and saves what has files. Without the lock,
-    a shared index is only observed, and a copy of this process's own is brought up to date.
+    a shared index is only observed, and a copy of this process's own is brought up to date. `let_go` is called when
+    the index is not live any more.
     """
 
     def __init__(
-        self, database: Database, collection: CollectionState, locks: FollowLocks, attach: Callable[[], AttachedIndex]
+        self,
+        database: Database,
+        collection: CollectionState,
+        locks: FollowLocks,
+        attach: Callable[[], AttachedIndex],
+        let_go: Callable[[], None],
     ) -> None:
         self.collection_id = collection.id
         self._database = database
         self._collection = collection
         self._locks = locks
         self._attach = attach
+        self._let_go = let_go
         self._attached: AttachedIndex | None = None
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -78,7 +85,10 @@ class Follower:
                 pause_s = RETRY_S
             self._wake.wait(pause_s)
             self._wake.clear()
+        stopped = self._stopping.is_set()
         self._end()
+        if not stopped:
+            self._let_go()
 
     def _row(self) -> IndexRow | None:
         row = find_index(self._database, self._collection.index_id)

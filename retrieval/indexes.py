@@ -8,10 +8,10 @@ from datetime import datetime
 from functools import partial
 
 from backends.attached import AttachedIndex
-from backends.corpus.collections import CollectionState, find_collection
+from backends.corpus.collections import CollectionState, find_collection, identity
 from backends.corpus.database import Database
 from backends.corpus.indexes import FollowLocks, IndexRow, all_indexes, find_index, indexes_of
-from backends.errors import IndexBehind, IndexUnavailable, RagstoneError
+from backends.errors import IndexBehind, IndexUnavailable, InvalidSettings, RagstoneError, Unsupported
 from backends.pgvector import PgvectorIndex
 from retrieval.config import Settings
 from retrieval.follower import Follower
@@ -19,6 +19,7 @@ from retrieval.placement import open_index
 
 REOPEN_S = 5.0
 LOOK_S = 0.05
+LET_GO_S = 120.0
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class OpenIndexes:
         self._opening = threading.RLock()
         self._attached: dict[int, AttachedIndex] = {}
         self._followers: dict[int, Follower] = {}
+        self._let_gone: list[tuple[float, AttachedIndex]] = []  # since when; a search may still be under way
         self._begun_s: dict[int, float] = {}  # when the opening of an index in the background began
         self._closed = False
 
@@ -76,7 +78,9 @@ class OpenIndexes:
                 if row.state != "live" or row.backend == PgvectorIndex.name or (follower and follower.alive):
                     continue
                 state = replace(collection, backend=row.backend, index_id=row.id)
-                follower = Follower(self._database, state, self._locks, partial(self._open, state))
+                follower = Follower(
+                    self._database, state, self._locks, partial(self._open, state), partial(self._let_go, state)
+                )
                 self._followers[row.id] = follower
                 follower.start()
 
@@ -125,7 +129,8 @@ class OpenIndexes:
         for follower in followers:
             follower.stop()
         with self._opening:
-            attached, self._attached = list(self._attached.values()), {}
+            attached = [*self._attached.values(), *(one for _, one in self._let_gone)]
+            self._attached, self._let_gone = {}, []
         for one in attached:
             one.close()
         self._locks.close()
@@ -145,13 +150,28 @@ class OpenIndexes:
             follower, attached = self._followers.pop(row.id, None), self._attached.pop(row.id, None)
         if follower is not None:
             follower.stop()
-        index = open_index(self._database, collection, self._settings) if attached is None else attached.index
         try:
-            index.drop()
-        except IndexUnavailable as error:
-            log.warning("%s stays behind in %s: %s", index.identity.name, row.backend, error)
-        finally:
-            index.close()
+            index = open_index(self._database, collection, self._settings) if attached is None else attached.index
+            try:
+                index.drop()
+            finally:
+                index.close()
+        except (IndexUnavailable, InvalidSettings, Unsupported) as error:
+            name = identity(self._database, collection).name
+            log.warning("%s stays behind in %s: %s", name, row.backend, error)
+
+    def _let_go(self, collection: CollectionState) -> None:
+        """Forget an index that nobody is sent to any more, and close those that were forgotten long ago."""
+        now_s = time.monotonic()
+        with self._opening:
+            self._followers.pop(collection.index_id, None)
+            attached = self._attached.pop(collection.index_id, None)
+            old = [one for since_s, one in self._let_gone if now_s - since_s >= LET_GO_S]
+            self._let_gone = [pair for pair in self._let_gone if now_s - pair[0] < LET_GO_S]
+            if attached is not None:
+                self._let_gone.append((now_s, attached))
+        for one in old:
+            one.close()
 
     def _bring_up(self, attached: AttachedIndex) -> None:
         """A copy is of no use before it has what is there; a shared index is there already."""

@@ -37,6 +37,8 @@ from retrieval.library import Ragstone
 from retrieval.placement import MOVE_TARGETS, belongs_to, open_index, recall_target_of
 
 CAUGHT_UP_CHANGES = 20
+MAX_TRIES = 50
+"""While a move waits for its store, the changes since its view are kept: not for ever."""
 LOCK_WAIT_S = 30.0
 LOCK_LOOK_S = 0.1
 KEEPER_WAIT_S = 120.0
@@ -110,8 +112,19 @@ def work_on(rag: Ragstone, move: Move) -> Move:
         if found.active:  # else another process has ended it since the caller looked
             moves.count_try(rag.database, found)
             with gentle_database(rag) as database:
-                _Mover(rag.settings, database, found).run()
+                _carry_out(rag.settings, database, found)
     return moves.find_move(rag.database, move.id)
+
+
+def _carry_out(settings: Settings, database: Database, move: Move) -> None:
+    if not move.cancel_wanted:
+        _Mover(settings, database, move).run()
+        return
+    # Nothing is opened for this: whoever cancels may have no settings for the store.
+    for row in indexes_of(database, move.collection_id):
+        if row.id == move.target_index_id and row.state == "building":
+            set_state(database, row.id, "dropping")
+    moves.end_move(database, move, "cancelled", None)
 
 
 class _Mover:
@@ -139,9 +152,11 @@ class _Mover:
             self._give_up("cancelled", None)
         except VerificationFailed as failure:
             self._give_up("failed", str(failure), failure.verification)
-        except Unavailable as error:  # what was done stays, and the next try goes on with it
-            moves.note_problem(self._database, self._move, str(error))
-            raise
+        except Unavailable as error:
+            if self._move.tries < MAX_TRIES:  # what was done stays, and the next try goes on with it
+                moves.note_problem(self._database, self._move, str(error))
+                raise
+            self._give_up("failed", f"given up after {MAX_TRIES} tries, the last of which met: {error}")
         except RagstoneError as error:
             self._give_up("failed", str(error))
         finally:
@@ -155,6 +170,7 @@ class _Mover:
         """
         for row in indexes_of(self._database, self._collection.id):
             if row.backend == self._move.target and not row.serving and row.state != "dropping":
+                set_state(self._database, row.id, row.state)  # one that was kept is young again: not to be dropped
                 return row
         in_corpus = self._move.target == PgvectorIndex.name
         index_id = begin_index(self._database, self._collection.id, self._move.target, follows=not in_corpus)
@@ -220,9 +236,7 @@ class _Mover:
         self._keep_up()
 
     def _behind(self) -> int:
-        index = self._attached.index
-        applied = 0 if index.capabilities.in_corpus else index.stats().applied
-        return 0 if index.capabilities.in_corpus else sequence_of(self._database, self._collection) - applied
+        return sequence_of(self._database, self._collection) - self._attached.index.stats().applied
 
     def _keep_up(self) -> None:
         """Return when the index has applied all that is there now; raises Cancelled where that is wanted."""

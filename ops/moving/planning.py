@@ -1,6 +1,7 @@
 """What a move would take: from rates measured on this machine, and the sizes that each backend is known to need."""
 
 import math
+import secrets
 import time
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -14,8 +15,8 @@ from backends.pgvector import M, PgvectorIndex
 from retrieval.library import Ragstone
 from retrieval.placement import MOVE_TARGETS, belongs_to, open_index, threshold_of
 
-PROBE_INDEX_ID = 0
-"""No index of the corpus has this number: a probe meets nobody."""
+PROBE_IDS = 1 << 40
+"""No index of the corpus has a number beyond this: a probe meets nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +130,7 @@ def _rate(rag: Ragstone, collection: CollectionState, target: str) -> tuple[floa
 
 
 def _probe(rag: Ragstone, collection: CollectionState, target: str) -> tuple[int, float]:
-    state = replace(collection, backend=target, index_id=PROBE_INDEX_ID)
+    state = replace(collection, backend=target, index_id=PROBE_IDS + secrets.randbelow(PROBE_IDS))
     index = open_index(rag.database, state, rag.settings)
     if isinstance(index, PgvectorIndex):
         return index.probe(ROWS_PER_BATCH)

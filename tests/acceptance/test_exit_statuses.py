@@ -185,9 +185,7 @@ def test_help_says_what_is_not_built_yet(small: Ragstone) -> None:
     built = ("demo", "serve", "ingest", "retrieve", "ask", "collections", "eval")
     assert all(name in shown.out for name in built)
     marked = [line for line in shown.out.splitlines() if "not built yet" in line.lower()]
-    assert all(
-        any(name in line for line in marked) for name in ("backup", "health", "recall", "latency", "cost")
-    )
+    assert all(any(name in line for line in marked) for name in ("backup", "health", "recall", "latency", "cost"))
 
 
 def test_a_document_cannot_steer_the_terminal(small: Ragstone, tmp_path: Path) -> None:

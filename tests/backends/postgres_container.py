@@ -1,4 +1,4 @@
-"""A real PostgreSQL with pgvector in a container, as pgvector's own page runs it: github.com/pgvector/pgvector#docker."""
+"""A real PostgreSQL with pgvector in a container, as github.com/pgvector/pgvector#docker runs it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
