@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -50,6 +51,7 @@ PATIENCE = {"RAGSTONE_STATEMENT_BUDGET_MS": "5000", "RAGSTONE_BACKEND_TIMEOUT_S"
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is stopped then, too
     arguments = _arguments()
     embeddings = _embeddings(arguments)
     with tempfile.TemporaryDirectory() as folder, stores() as environment:

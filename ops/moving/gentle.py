@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from backends.corpus.database import Database
+from backends.corpus.machine import usable_cores
 from retrieval.library import Ragstone
 
 NICENESS = 19
@@ -13,7 +14,11 @@ POOL_SIZE = 4
 
 
 def be_gentle() -> None:
-    """Let everything else on this machine go before this process."""
+    """Let everything else on this machine go before this process, and leave a core to it.
+
+    Before the library that builds is imported: it reads how many threads it may use only then.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() - 1)))
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 

@@ -65,7 +65,7 @@ class Subject:
                 write(self.database, self.collection, lambda change: change.delete_matching(parsed), TAIL_LIMIT)
             case Follow():
                 bring_up_to_date(self.database, self.collection, self.index)
-            case Rebuild():
+            case Rebuild() if not self.index.capabilities.in_corpus:  # what is there is never built again
                 rebuild(self.database, self.collection, self.index)
 
 

@@ -111,16 +111,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """What happens to a collection, and what is asked of it after each step and in the end.
+    """What happens to an empty collection, and what is asked of it after each step.
 
     There are few filters, so that what is remembered of one is soon out of date.
     """
 
     embeddings: np.ndarray
     filters: list[dict[str, Any]]
-    first: Upsert
-    steps: list[tuple[Step, Question]]
-    last: list[Question]
+    steps: list[tuple[Step, list[Question]]]
 
 
 _UPSERTS = st.dictionaries(
@@ -139,17 +137,23 @@ _STEPS = st.one_of(
     st.just(Follow()),
     st.just(Rebuild()),
 )
-_QUESTIONS = st.builds(
-    Question,
-    query=st.integers(0, DIFFERENT_EMBEDDINGS),
-    top_k=st.integers(1, len(IDS) + 1),
-    filter=st.one_of(st.none(), st.integers(0, DIFFERENT_FILTERS - 1)),
+_QUESTIONS = st.lists(
+    st.builds(
+        Question,
+        query=st.integers(0, DIFFERENT_EMBEDDINGS),
+        top_k=st.integers(1, len(IDS) + 1),
+        filter=st.one_of(st.none(), st.integers(0, DIFFERENT_FILTERS - 1)),
+    ),
+    min_size=1,
+    max_size=2,
 )
 STORIES = st.builds(
     Story,
     embeddings=hnp.arrays(np.float32, (DIFFERENT_EMBEDDINGS + 1, DIMENSION), elements=st.floats(-10, 10, width=16)),
     filters=st.lists(FILTERS, min_size=DIFFERENT_FILTERS, max_size=DIFFERENT_FILTERS),
-    first=_UPSERTS,
-    steps=st.lists(st.tuples(_STEPS, _QUESTIONS), max_size=5),
-    last=st.lists(_QUESTIONS, min_size=1, max_size=2),
+    steps=st.builds(
+        lambda first, later: [first, *later],
+        st.tuples(_UPSERTS, _QUESTIONS),
+        st.lists(st.tuples(_STEPS, _QUESTIONS), min_size=1, max_size=6),
+    ),
 )

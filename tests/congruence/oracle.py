@@ -68,32 +68,33 @@ class Oracle:
             self._metadata.pop(id_, None)
 
 
-def agree(found: list[FoundChunk], ranked: list[Ranked], top_k: int, *, settles_cut: bool = True) -> None:
+def agree(found: list[FoundChunk], ranked: list[Ranked], top_k: int) -> None:
     """The same hits, scores and order, but for what scores within TOLERANCE of each other.
 
-    Equally near ones come by id, bytewise, and so does the choice among them where the last hits are such;
-    `settles_cut` says whether the latter is promised.
+    Equally near ones come by id, bytewise, and so does the choice among them where the last hits are such.
+    """
+    be_sound(found, ranked, top_k)
+    for chunk, expected in zip(found, ranked, strict=False):
+        assert chunk.score == pytest.approx(expected.score, abs=2 * _tolerance(expected))
+    for embedding in {one.embedding for one in ranked}:
+        equals = [one.id for one in ranked if one.embedding == embedding]
+        chosen = [chunk.id for chunk in found if chunk.id in equals]
+        assert chosen == equals[: len(chosen)]
+
+
+def be_sound(found: list[FoundChunk], ranked: list[Ranked], top_k: int) -> None:
+    """As many hits as there are to find, each once, each one that matches, with its true score, in order.
+
+    Nearer ones may have been missed.
     """
     true = {one.id: one for one in ranked}
     ids = [chunk.id for chunk in found]
     assert len(set(ids)) == len(ids) == min(top_k, len(ranked))
     assert set(ids) <= true.keys()
-    for chunk, expected in zip(found, ranked, strict=False):
-        tolerance = TOLERANCE * max(1.0, abs(expected.score))
-        assert chunk.score == pytest.approx(true[chunk.id].score, abs=tolerance)
-        assert chunk.score == pytest.approx(expected.score, abs=2 * tolerance)
-    assert ids == sorted(ids, key=lambda id_: (-_score(found, id_), id_.encode()))
-    if settles_cut:
-        _first_of_equals(ids, ranked)
+    for chunk in found:
+        assert chunk.score == pytest.approx(true[chunk.id].score, abs=_tolerance(true[chunk.id]))
+    assert found == sorted(found, key=lambda chunk: (-chunk.score, chunk.id.encode()))
 
 
-def _score(found: list[FoundChunk], id_: str) -> float:
-    return next(chunk.score for chunk in found if chunk.id == id_)
-
-
-def _first_of_equals(ids: list[str], ranked: list[Ranked]) -> None:
-    """Of the documents with one embedding, those with the lowest ids are there."""
-    for embedding in {one.embedding for one in ranked}:
-        equals = [one.id for one in ranked if one.embedding == embedding]
-        chosen = [id_ for id_ in equals if id_ in ids]
-        assert chosen == equals[: len(chosen)]
+def _tolerance(one: Ranked) -> float:
+    return TOLERANCE * max(1.0, abs(one.score))

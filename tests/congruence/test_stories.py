@@ -6,7 +6,7 @@ from backends.filters import parse
 from backends.vectors import prepare
 from tests.congruence.conftest import Subject
 from tests.congruence.drawing import IDS, STORIES, Delete, Follow, Question, Story
-from tests.congruence.oracle import Oracle, agree
+from tests.congruence.oracle import Oracle, agree, be_sound
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -16,15 +16,12 @@ def test_every_backend_gives_the_oracles_hits(subject: Subject, no_short_cut: No
     embeddings = subject.usable(story.embeddings)
     oracle = Oracle(prepare(embeddings, subject.spec), subject.spec)
     subject.take(Delete(IDS), embeddings)
-    for step in (Follow(), story.first):
+    subject.take(Follow(), embeddings)
+    for step, questions in story.steps:
         subject.take(step, embeddings)
         oracle.take(step)
-    for step, question in story.steps:
-        subject.take(step, embeddings)
-        oracle.take(step)
-        _ask(subject, oracle, story, question)
-    for question in story.last:
-        _ask(subject, oracle, story, question)
+        for question in questions:
+            _ask(subject, oracle, story, question)
 
 
 def _ask(subject: Subject, oracle: Oracle, story: Story, question: Question) -> None:
@@ -35,8 +32,10 @@ def _ask(subject: Subject, oracle: Oracle, story: Story, question: Question) -> 
     assert exact.exact
     agree(exact.chunks, ranked, question.top_k)
     found = subject.searcher.search(query, question.top_k, filter)
-    agree(found.chunks, ranked, question.top_k, settles_cut=not subject.has_hnsw)
-    if not subject.has_hnsw:  # it may go its own way round, and answer exactly after all
+    if subject.has_hnsw:  # among many copies and rows that died, a graph may lose sight of a few
+        be_sound(found.chunks, ranked, question.top_k)
+    else:
+        agree(found.chunks, ranked, question.top_k)
         assert found.exact == _compares_all(subject, len(ranked) < question.top_k)
 
 

@@ -35,14 +35,14 @@ Store = tuple[dict[str, object], Callable[[], None]]
 @contextmanager
 def _weaviate() -> Iterator[Store]:
     with weaviate_server() as server:
-        where = {"weaviate_url": server.url, "weaviate_grpc_port": server.grpc_port}
+        where: dict[str, object] = {"weaviate_url": server.url, "weaviate_grpc_port": server.grpc_port}
         yield where, lambda: server.misbehave(visible_after_s=VISIBLE_AFTER_S["weaviate"])
 
 
 @contextmanager
 def _pinecone() -> Iterator[Store]:
     with pinecone_server() as server:
-        where = {"pinecone_host": server.url, "pinecone_api_key": API_KEY}
+        where: dict[str, object] = {"pinecone_host": server.url, "pinecone_api_key": API_KEY}
         yield where, lambda: setattr(server.data, "lag_s", VISIBLE_AFTER_S["pinecone"])
 
 
