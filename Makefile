@@ -32,6 +32,8 @@ format: install
 bench: install
 	$(BIN)/python -m benchmarks.corpus --rows 10000 --rounds 2
 	$(BIN)/python -m benchmarks.batcher
+	$(BIN)/python -m benchmarks.faiss_search --rows 30000 --rounds 1
+	$(BIN)/python -m benchmarks.moving --rows 5000 --rounds 1 --route faiss,pgvector
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

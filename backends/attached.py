@@ -18,6 +18,9 @@ from backends.types import Candidates, Embeddings, Ids
 
 RETRY_S = 1.0
 """While an index is away, one search in this time asks whether it is back; the others do not wait for it."""
+LONGEST_RETRY_S = 30.0
+RELAPSE_S = 60.0
+"""An index that is away again so soon is asked half as often each time: its marker answers, its searches do not."""
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +30,14 @@ class Away:
     """Since when an index could not be used, and why."""
 
     reason: str
+    retry_s: float
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     asked_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to ask again."""
+        return time.monotonic() - self.asked_s >= self.retry_s
 
 
 class AttachedIndex:
@@ -41,6 +50,8 @@ class AttachedIndex:
         self._applying = threading.Lock()
         self._asking = threading.Lock()
         self._away: Away | None = None
+        self._back_s = float("-inf")
+        self._retry_s = RETRY_S
 
     @property
     def name(self) -> str:
@@ -88,12 +99,16 @@ class AttachedIndex:
         """Take the index for away, from now on."""
         if self._away is None:
             log.warning("the %s index of %s is away: %s", self.name, self.collection.name, reason)
-            self._away = Away(reason)
+            relapsed = time.monotonic() - self._back_s < RELAPSE_S
+            self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S) if relapsed else RETRY_S
+            self._away = Away(reason, self._retry_s)
 
     def take_back(self) -> None:
-        """Take the index for usable again."""
-        if (away := self._away) is not None:
+        """Take the index for usable again; one that was back a moment ago stays away a while."""
+        away = self._away
+        if away is not None and (away.retry_s <= RETRY_S or away.due):
             self._away = None
+            self._back_s = time.monotonic()
             away_s = (datetime.now(UTC) - away.since).total_seconds()
             log.warning("the %s index of %s is back after %.1f s", self.name, self.collection.name, away_s)
 
@@ -111,16 +126,15 @@ class AttachedIndex:
         away = self._away
         if away is None:
             return
-        due = time.monotonic() - away.asked_s >= RETRY_S
-        if not due or not self._asking.acquire(blocking=False):
+        if not away.due or not self._asking.acquire(blocking=False):
             raise _is_away(self, away)
         try:
-            away.asked_s = time.monotonic()
             if not self._is_back():
+                away.asked_s = time.monotonic()
                 raise _is_away(self, away)
+            self.take_back()
         finally:
             self._asking.release()
-        self.take_back()
 
     def _is_back(self) -> bool:
         """Whether it is whole, ours, and not known to be far behind."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -122,6 +123,21 @@ def open_index(database: Database, collection: CollectionState, settings: Settin
             f"the driver of {collection.backend} is not installed ({error.name}): "
             f"pip install 'ragstone[{collection.backend}]'"
         ) from error
+
+
+def large_backend_here(settings: Settings) -> str:
+    """Say in a few words where large collections go, and whether they can."""
+    name = settings.large_backend
+    missing = {"weaviate": settings.weaviate_url, "pinecone": settings.pinecone_api_key}.get(name, "")
+    if find_spec(name) is None:
+        return f"{name}, which is not installed yet: pip install 'ragstone[{name}]'"
+    if missing is None:
+        return f"{name}, which is not configured yet: see 'Large collections' in the README"
+    if name != "faiss":
+        return name
+    from backends.faiss.gpu import card_for
+
+    return f"faiss, on the {'GPU' if card_for(settings.faiss_device) else 'CPU (FAISS sees no GPU)'}"
 
 
 def index_folder(settings: Settings) -> Path:

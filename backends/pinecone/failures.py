@@ -46,7 +46,8 @@ def as_unavailable(action: str, where: str) -> Iterator[None]:
         yield
     except errors.PineconeError as error:
         kind = NotThere if isinstance(error, errors.NotFoundError) else IndexUnavailable
-        raise kind(f"could not {action} at {where}: {str(error) or type(error).__name__}; {_remedy(error)}") from error
+        said = str(error) or type(error).__name__
+        raise kind(f"Pinecone: could not {action} at {where}: {said}; {_remedy(error)}") from error
 
 
 def _remedy(error: errors.PineconeError) -> str:

@@ -8,6 +8,7 @@ import typer
 from backends.errors import InvalidSettings
 from ops.cli.session import session
 from ops.output import Output
+from retrieval.placement import large_backend_here
 
 
 def serve(
@@ -30,6 +31,8 @@ def serve(
     _require_loopback(host, insecure)
     with listen(host, port) as listener, here.open(output, creating=True) as rag, PlacementKeeper(rag).running():
         url = url_of(listener)
+        threshold = f"{rag.settings.placement_threshold:,}"
+        output.note(f"Collections above {threshold} passages go to {large_backend_here(rag.settings)}.")
         run_until_stopped(
             create_app(rag),
             listener,
