@@ -68,6 +68,16 @@ class _Matching:
 _UNFILTERED = _Matching(None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked of an index, which may be asked again for more."""
+
+    embedding: Embeddings
+    top_k: int
+    filter: Filter | None
+    effort: int | None
+
+
 class Searcher:
     """Searches one collection through one index. Safe to use from any thread."""
 
@@ -110,7 +120,7 @@ class Searcher:
         if matching.is_little:
             return self._exact(embedding, top_k, filter)
         try:
-            chunks = self._approximate(embedding, top_k, filter, effort, matching)
+            chunks = self._approximate(_Question(embedding, top_k, filter, effort), matching)
         except IndexUnavailable:
             self._require_small()
             return self._exact(embedding, top_k, filter)
@@ -136,48 +146,39 @@ class Searcher:
         settings = self._exact_settings
         return run(self._database, self._collection, name, embedding, settings, ties=ties, top_k=top_k, **values)
 
-    def _approximate(
-        self, embedding: Embeddings, top_k: int, filter: Filter | None, effort: int | None, matching: _Matching
-    ) -> list[FoundChunk]:
+    def _approximate(self, asked: _Question, matching: _Matching) -> list[FoundChunk]:
         if isinstance(self._index, PgvectorIndex):
-            return self._index.nearest(embedding, top_k, filter, effort)
-        wanted = max(top_k * OVERSAMPLING, MIN_CANDIDATES)
+            return self._index.nearest(asked.embedding, asked.top_k, asked.filter, asked.effort)
+        wanted = max(asked.top_k * OVERSAMPLING, MIN_CANDIDATES)
         while True:
-            chunks, proposed = self._proposed(embedding, top_k, filter, effort, matching, wanted)
+            chunks, proposed = self._proposed(asked, matching, wanted)
             exhausted = proposed < wanted or wanted >= MAX_CANDIDATES
-            if len(chunks) >= top_k or exhausted:
+            if len(chunks) >= asked.top_k or exhausted:
                 return chunks
             wanted = min(wanted * WIDENING, MAX_CANDIDATES)
 
-    def _proposed(
-        self,
-        embedding: Embeddings,
-        top_k: int,
-        filter: Filter | None,
-        effort: int | None,
-        matching: _Matching,
-        wanted: int,
-    ) -> tuple[list[FoundChunk], int]:
+    def _proposed(self, asked: _Question, matching: _Matching, wanted: int) -> tuple[list[FoundChunk], int]:
         """Return what the index proposes, joined with the whole tail, and how many chunks it proposed."""
         for _ in range(CATCH_UPS):
-            proposed = self._attached.search(embedding[None, :], wanted, filter, effort, matching.ids)
+            queries = asked.embedding[None, :]
+            proposed = self._attached.search(queries, wanted, asked.filter, asked.effort, matching.ids)
             applied = proposed.applied if matching.ids is None else min(proposed.applied, matching.sequence)
             chunks, horizon = join_candidates(
                 self._database,
                 self._collection,
-                embedding,
+                asked.embedding,
                 self._exact_settings,
-                top_k=top_k,
+                top_k=asked.top_k,
                 ids=proposed.ids[0],
                 applied=applied,
-                filter=filter,
+                filter=asked.filter,
             )
             if horizon is None:
                 horizon = forgotten_up_to(self._database, self._collection)
             if horizon <= applied:
                 return chunks, len(proposed.ids[0])
             if horizon <= proposed.applied:  # the ids that match were read too long ago
-                matching = self._matches(filter) if filter is not None else _UNFILTERED
+                matching = _UNFILTERED if asked.filter is None else self._matches(asked.filter)
             else:  # the tail that the index lacked is not remembered any more
                 self._attached.catch_up()
         raise IndexUnavailable(

@@ -255,7 +255,8 @@ class FaissIndex(VectorIndex):
         """Return an empty folder for work, of which there is one at a time: what a killed process left is removed."""
         work = self._folder / UNFINISHED
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        work.mkdir()
         return work
 
 
