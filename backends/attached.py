@@ -118,9 +118,8 @@ class AttachedIndex:
             self._require_back()
 
     def close(self) -> None:
-        """Give the index back, once nobody applies to it. Calling it again does nothing."""
-        with self._applying:
-            self.index.close()
+        """Give the index back, at any moment. Calling it again does nothing."""
+        self.index.close()
 
     def _require_back(self) -> None:
         away = self._away

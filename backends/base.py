@@ -15,6 +15,8 @@ from backends.types import (
     IndexIdentity,
     IndexSpec,
     IndexStats,
+    Progress,
+    nobody,
 )
 
 
@@ -44,8 +46,12 @@ class VectorIndex(ABC):
     identity: IndexIdentity
 
     @abstractmethod
-    def build(self, batches: Iterable[Batch], applied: int) -> None:
-        """Replace what is there by these chunks, the collection as it was at number `applied`."""
+    def build(self, batches: Iterable[Batch], applied: int, progress: Progress = nobody) -> None:
+        """Replace what is there by these chunks, the collection as it was at number `applied`.
+
+        What `progress` raises ends the build; so does `close`, with IndexUnavailable. What was built so far is not
+        ready then.
+        """
 
     @abstractmethod
     def apply(self, changes: Sequence[Change]) -> int:
@@ -95,4 +101,4 @@ class VectorIndex(ABC):
         """Hear that whoever applies to this shared index has come to number `applied`."""
 
     def close(self) -> None:  # noqa: B027  # not every index holds something
-        """Give back what this process holds of it. Calling it again does nothing."""
+        """Give back what this process holds of it, at any moment. Calling it again does nothing."""

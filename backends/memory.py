@@ -19,6 +19,8 @@ from backends.types import (
     IndexIdentity,
     IndexSpec,
     IndexStats,
+    Progress,
+    nobody,
 )
 from backends.vectors import exact_scores
 
@@ -45,10 +47,11 @@ class MemoryIndex(VectorIndex):
         self._write = threading.Lock()
         self._state = self._empty()
 
-    def build(self, batches: Iterable[Batch], applied: int) -> None:
+    def build(self, batches: Iterable[Batch], applied: int, progress: Progress = nobody) -> None:
         state = self._empty()
         for batch in batches:
             state = _changed(state, batch, deletes=batch.ids[:0])
+            progress(len(batch.ids))
         with self._write:
             self._state = _at(state, applied)
 

@@ -29,6 +29,8 @@ from backends.types import (
     IndexStats,
     Metric,
     Precision,
+    Progress,
+    nobody,
 )
 
 M = 16
@@ -92,12 +94,13 @@ class PgvectorIndex(VectorIndex):
             self._seen_at = time.monotonic()
         return self._ready
 
-    def build(self, batches: Iterable[Batch] = (), applied: int = 0) -> None:
+    def build(self, batches: Iterable[Batch] = (), applied: int = 0, progress: Progress = nobody) -> None:
         """Build what is missing from the rows that are there, while writers and searches go on.
 
-        The batches are not read: the embeddings are in the same database.
+        The batches are not read: the embeddings are in the same database. PostgreSQL itself counts how far it is:
+        `build_progress`.
         """
-        del batches, applied
+        del batches, applied, progress
         self.build_missing()
 
     def build_missing(self) -> bool:

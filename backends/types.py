@@ -1,5 +1,6 @@
 """The value types that backends share. Each checks itself, so that the rest can trust it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,14 @@ Embeddings = NDArray[np.float32]
 
 MAX_DIMENSION: dict[Precision, int] = {"half": 4_000, "single": 2_000}
 """What pgvector's HNSW can index: https://github.com/pgvector/pgvector#hnsw"""
+
+
+Progress = Callable[[int], None]
+"""Told now and then how many more chunks an index holds; may raise, to end what is under way."""
+
+
+def nobody(_: int) -> None:
+    """The Progress of whoever does not want to know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,10 @@ RETRY_S = 2.0
 log = logging.getLogger(__name__)
 
 
+class _Stopped(Exception):  # not an error: the build under way ends with the process
+    """The follower is to stop."""
+
+
 class Follower:
     """Follows one index until it is stopped, or the index is not live any more.
 
@@ -48,6 +52,7 @@ class Follower:
         self._stopping = threading.Event()
         self._checked_s = float("-inf")
         self._saved_s = time.monotonic()
+        self._building = False
         name = f"ragstone-follow-{collection.backend}-{collection.index_id}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -78,8 +83,8 @@ class Follower:
                 if row is None:
                     break
                 self._step(row)
-            except NotFound:
-                break  # deleted meanwhile
+            except (NotFound, _Stopped):
+                break  # deleted meanwhile, or stopped in the middle of a build
             except Exception as error:  # a follower that dies leaves its index behind for ever
                 self._went_wrong(error)
                 pause_s = RETRY_S
@@ -112,6 +117,7 @@ class Follower:
             self._save_when_due(row, attached)
             return
         self._checked_s = time.monotonic()
+        self._building = False
         try:
             applied = attached.follow(may_build=True, watch=lambda number: self._applied(row, number))
         except IndexUnavailable as error:
@@ -143,7 +149,11 @@ class Follower:
     def _applied(self, row: IndexRow, number: int | None) -> None:
         """A long way is written down step by step, since writers wait for it; a build is nothing to wait for."""
         if number is None:
-            record_away(self._database, row.id, "it is being built anew")
+            if self._stopping.is_set():
+                raise _Stopped
+            if not self._building:
+                self._building = True
+                record_away(self._database, row.id, "it is being built anew")
         elif row.away_since is None:
             record_applied(self._database, row.id, number, row.durable if row.durable is not None else number)
 

@@ -178,7 +178,7 @@ class OpenIndexes:
         if attached.index.capabilities.in_corpus or attached.index.capabilities.shared:
             return
         try:
-            attached.follow(may_build=self._locks.try_hold(attached.index.identity.index_id))
+            attached.follow(may_build=False)  # who keeps it builds it, beside the searches
         except IndexUnavailable as error:
             attached.set_aside(str(error))
 

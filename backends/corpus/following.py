@@ -12,7 +12,7 @@ from backends.corpus.collections import CollectionState, gone, identity, tables_
 from backends.corpus.database import Connection, Database
 from backends.corpus.queries import query
 from backends.errors import BehindHorizon, IndexUnavailable
-from backends.types import Batch, Change, IndexSpec
+from backends.types import Batch, Change, IndexSpec, Progress, nobody
 
 ROWS_PER_BATCH = 4_096
 
@@ -29,9 +29,12 @@ class Snapshot:
 
 @contextmanager
 def snapshot(database: Database, collection: CollectionState) -> Iterator[Snapshot]:
-    """Open one consistent view of the whole collection; its number is read in the same view."""
-    with tables_of(collection.name), database.connection() as connection, connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    """Open one consistent view of the whole collection; its number is read in the same view.
+
+    The view ends when the last batch has been read: what a slow build still does then keeps no vacuum waiting.
+    """
+    with tables_of(collection.name), database.dedicated() as connection:
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         sequence, _ = _standing(connection, collection)
         yield Snapshot(sequence, _batches(connection, collection))
 
@@ -98,6 +101,7 @@ def _batches(connection: Connection, collection: CollectionState) -> Iterator[Ba
         cursor.execute(query("changes", "all_chunks", collection.id))
         while rows := cursor.fetchmany(ROWS_PER_BATCH):
             yield _batch(rows, collection.spec)
+    connection.execute("COMMIT")
 
 
 def _batch(rows: list[tuple[Any, ...]], spec: IndexSpec) -> Batch:
@@ -124,7 +128,7 @@ def bring_up_to_date(
     What is written meanwhile may be left for the next time. An index that is lost, not this collection's, behind
     the horizon or ahead of the corpus is rebuilt; where this process may not, what another has saved is loaded, and
     IndexUnavailable says that this was not enough. `watch` is told each number that was applied, and None when a
-    build begins.
+    build begins and as it goes on; what it raises ends that.
     """
     if index.identity != (owner := identity(database, collection)):
         index.identity = owner
@@ -132,7 +136,7 @@ def bring_up_to_date(
         return applied
     if may_build:
         watch(None)
-        return rebuild(database, collection, index)
+        return rebuild(database, collection, index, lambda _: watch(None))
     index.reload()
     if (applied := _applied(database, collection, index, watch)) is None:
         raise IndexUnavailable(
@@ -141,13 +145,13 @@ def bring_up_to_date(
     return applied
 
 
-def rebuild(database: Database, collection: CollectionState, index: VectorIndex) -> int:
+def rebuild(database: Database, collection: CollectionState, index: VectorIndex, progress: Progress = nobody) -> int:
     """Build an index anew from one consistent view; what comes later it follows."""
     if index.capabilities.in_corpus:  # it reads the tables itself, and would wait for our view to end
         index.build((), 0)
         return index.stats().applied
     with snapshot(database, collection) as view:
-        index.build(view.batches, view.sequence)
+        index.build(view.batches, view.sequence, progress)
         return view.sequence
 
 

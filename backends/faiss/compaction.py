@@ -13,7 +13,7 @@ from backends.faiss.making import Rows
 from backends.faiss.segment import Segment
 from backends.faiss.selecting import within
 from backends.faiss.state import Delta, State
-from backends.types import Embeddings, Ids
+from backends.types import Embeddings, Ids, Progress
 
 MAX_SEGMENTS = 8
 MAX_DEAD_SHARE = 0.3
@@ -110,7 +110,7 @@ def _smaller(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
 class Background:
     """One thread that works while there is something to do. `start` and `stop` are for one thread at a time."""
 
-    def __init__(self, work: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, work: Callable[[Progress], None]) -> None:
         self._work = work
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -138,6 +138,6 @@ class Background:
         except Exception:
             log.exception("FAISS: sealing or merging failed; it is tried again after the next change")
 
-    def _check(self) -> None:
+    def _check(self, _: int) -> None:
         if self._stopping.is_set():
             raise Stopped

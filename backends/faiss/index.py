@@ -3,7 +3,7 @@
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from backends.types import (
     IndexIdentity,
     IndexSpec,
     IndexStats,
+    Progress,
+    nobody,
 )
 
 DELTA_ROWS = 20_000
@@ -79,19 +81,26 @@ class FaissIndex(VectorIndex):
         self._state: State | None = None
         self._saved: State | None = None
         self._loaded = False
-        self._owner = False
+        self._owner = self._closed = False
         self._background = Background(self._compact)
 
-    def build(self, batches: Iterable[Batch], applied: int) -> None:
+    def build(self, batches: Iterable[Batch], applied: int, progress: Progress = nobody) -> None:
         """Replace what is there, in memory and in the folder; what was there is searched until this is done.
 
-        The rows pass through a file in the folder, so that memory holds the new index alone.
+        The rows pass through a file in the folder, so that memory holds the new index alone. `progress` counts
+        those that are in the index, so it begins when all are read.
         """
         self._background.stop()
+
+        def going_on(rows: int) -> None:
+            self._require_open()
+            progress(rows)
+
         with _understood(self._folder):
             work = self._work_folder()
             with spooled(batches, work, self.spec) as rows:
-                segments = (self._made(rows, _never),) if len(rows.ids) else ()
+                segments = (self._made(rows, going_on),) if len(rows.ids) else ()
+            self._require_open()
             with self._write:
                 self._publish(State(segments=segments, delta=empty_delta(self.spec), applied=applied), segments)
                 self._loaded = self._owner = True
@@ -188,6 +197,7 @@ class FaissIndex(VectorIndex):
 
     def close(self) -> None:
         """Stop sealing and merging, and let the memory go. What was not saved is applied again by the next process."""
+        self._closed = True
         self._background.stop()
         with self._write:
             self._state = self._saved = None
@@ -210,6 +220,10 @@ class FaissIndex(VectorIndex):
                     self._loaded = True
         return self._state
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise IndexUnavailable(f"the FAISS index {self.identity.name} was closed while it was being built")
+
     def _usable(self) -> State:
         state = self._current()
         if state is None:
@@ -225,19 +239,19 @@ class FaissIndex(VectorIndex):
             self._saved = state
         return state.applied
 
-    def _compact(self, check: Callable[[], None]) -> None:
+    def _compact(self, progress: Progress) -> None:
         """Seal and merge until nothing is left to do: the work of the background thread."""
         while (state := self._state) and (job := next_job(state, self._delta_rows)):
             self._work_folder()
-            segment = self._made(rows_of(job), check)
+            segment = self._made(rows_of(job), progress)
             with self._write:
                 if self._state is not None:
                     self._publish(swapped(self._state, job, segment), (segment,))
 
-    def _made(self, rows: Rows, check: Callable[[], None]) -> Segment:
+    def _made(self, rows: Rows, progress: Progress) -> Segment:
         """Make a segment of rows, in the folder for what is unfinished."""
         kind = self._kind_for(len(rows.ids))
-        index = made(rows, kind, self.spec, self._card, check)
+        index = made(rows, kind, self.spec, self._card, progress)
         return write_segment(self._folder / UNFINISHED, kind, rows, index, Opening(self.spec, self._card))
 
     def _kind_for(self, count: int) -> Kind:
@@ -258,10 +272,6 @@ class FaissIndex(VectorIndex):
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         work.mkdir()
         return work
-
-
-def _never() -> None:
-    """A build is not told to stop."""
 
 
 @contextmanager

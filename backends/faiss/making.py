@@ -16,7 +16,7 @@ from backends.faiss.kinds import (
     pq_bytes_of,
 )
 from backends.faiss.library import faiss
-from backends.types import Embeddings, Ids, IndexSpec
+from backends.types import Embeddings, Ids, IndexSpec, Progress
 
 ROWS_AT_ONCE = 4_096
 """Enough to keep every core busy, few enough that a thread that is told to stop does so within seconds."""
@@ -46,8 +46,8 @@ def metric_of(spec: IndexSpec) -> int:
     return int(faiss.METRIC_L2 if spec.metric == "l2" else faiss.METRIC_INNER_PRODUCT)
 
 
-def made(rows: Rows, kind: Kind, spec: IndexSpec, card: Card | None, check: Callable[[], None]) -> Any:
-    """Make an index in its CPU form; `check` is called between slices and may raise to give up.
+def made(rows: Rows, kind: Kind, spec: IndexSpec, card: Card | None, progress: Progress) -> Any:
+    """Make an index in its CPU form; `progress` is told of each slice, before the first too, and may raise.
 
     A GPU trains and adds for the kinds that it searches through quantisers or CAGRA's graph.
     """
@@ -58,9 +58,10 @@ def made(rows: Rows, kind: Kind, spec: IndexSpec, card: Card | None, check: Call
     building = on_card.cloned(index) if on_card else index
     if not building.is_trained:
         building.train(rows.sample(lists_of(len(rows.ids)) * TRAINING_ROWS_PER_LIST))
+    progress(0)
     for part in rows.slices():
-        check()
         building.add(part)
+        progress(len(part))
     return on_card.copied_back(building) if on_card else building
 
 

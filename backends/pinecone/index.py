@@ -41,6 +41,8 @@ from backends.types import (
     IndexIdentity,
     IndexSpec,
     IndexStats,
+    Progress,
+    nobody,
 )
 
 HELD_BYTES = 32 * 2**20
@@ -99,11 +101,11 @@ class PineconeIndex(VectorIndex):
         self._identity = identity
         self._connection, self._namespace = self._opened()
 
-    def build(self, batches: Iterable[Batch], applied: int) -> None:
+    def build(self, batches: Iterable[Batch], applied: int, progress: Progress = nobody) -> None:
         self._forget()
         self._building = True  # the marker may show what was there before for a while
         try:
-            self._build(batches)
+            self._build(batches, progress)
             self._finish(applied)
         finally:
             self._building = False
@@ -206,7 +208,7 @@ class PineconeIndex(VectorIndex):
         with self._knowing:
             self._applied = applied
 
-    def _build(self, batches: Iterable[Batch]) -> None:
+    def _build(self, batches: Iterable[Batch], progress: Progress) -> None:
         marker = Marker(self.identity, None)
         self._connection.create()
         self._namespace.clear(marker)
@@ -214,6 +216,7 @@ class PineconeIndex(VectorIndex):
         for rows in _held(batches):
             self._namespace.write(rows, _NO_IDS, marker)
             sent.append(rows.ids)
+            progress(len(rows))
         self._namespace.compare(np.concatenate(sent), marker)
 
     def _forget(self) -> None:

@@ -23,6 +23,8 @@ from backends.types import (
     IndexIdentity,
     IndexSpec,
     IndexStats,
+    Progress,
+    nobody,
 )
 from backends.weaviate import messages
 from backends.weaviate.classes import class_name, made_anew, wait_until_indexed
@@ -69,7 +71,7 @@ class WeaviateIndex(VectorIndex):
         self._connection = Connection(url, grpc_port, api_key, timeout_s)
         self._standing = Standing()
 
-    def build(self, batches: Iterable[Batch], applied: int) -> None:
+    def build(self, batches: Iterable[Batch], applied: int, progress: Progress = nobody) -> None:
         self._standing.reset()
         self._connection.rest(made_anew(self._class, self.spec, self._ef_search), writing=True)
         self._standing.reset()  # a search may have read the old marker meanwhile
@@ -77,6 +79,7 @@ class WeaviateIndex(VectorIndex):
         for batch in batches:
             self._upsert(batch)
             rows += len(batch.ids)
+            progress(len(batch.ids))
         wait_until_indexed(self._connection, self._class, rows)
         if (count := self._objects()) != rows:
             raise IndexUnavailable(f"{self._where} holds {count} chunks after a build of {rows}: build it again")

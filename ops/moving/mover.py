@@ -28,9 +28,9 @@ from backends.corpus.indexes import (
 from backends.corpus.moves import Move, Phase
 from backends.errors import Conflict, IndexUnavailable, InvalidInput, RagstoneError, Unavailable
 from backends.pgvector import PgvectorIndex
-from backends.types import Batch
+from backends.types import Batch, Progress
 from ops.moving.gentle import Pace, gentle_database
-from ops.moving.progress import Cancelled, Progress
+from ops.moving.progress import Cancelled, MoveProgress
 from ops.moving.verification import Verification, verify
 from retrieval.config import Settings
 from retrieval.library import Ragstone
@@ -139,7 +139,7 @@ class _Mover:
         self._row = self._target_row()
         state = replace(self._collection, backend=move.target, index_id=self._row.id)
         self._attached = AttachedIndex(database, state, open_index(database, state, settings))
-        self._progress = Progress(database, move, self._row.id, self._collection.chunks)
+        self._progress = MoveProgress(database, move, self._row.id, self._collection.chunks)
         self._keeps = False
 
     def run(self) -> None:
@@ -203,17 +203,24 @@ class _Mover:
         """Build from one consistent view; the changes since are kept, as the index's row says."""
         started_s = time.monotonic()
         with snapshot(self._database, self._attached.collection) as view:
-            self._attached.index.build(self._watched(view.batches), view.sequence)
             applied = view.sequence
+            progress = self._building(Pace(self._settings.move_chunks_per_s))
+            self._attached.index.build(self._looking(view.batches), applied, progress)
         record_applied(self._database, self._row.id, applied, self._attached.index.save())
         self._progress.built(time.monotonic() - started_s)
 
-    def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        pace = Pace(self._settings.move_chunks_per_s)
+    def _looking(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Look whether the move is cancelled also while an index only reads."""
         for batch in batches:
+            self._progress.look()
             yield batch
-            self._progress.add(len(batch.ids))
-            pace.keep(len(batch.ids))
+
+    def _building(self, pace: Pace) -> Progress:
+        def count(chunks: int) -> None:
+            self._progress.add(chunks)
+            pace.keep(chunks)
+
+        return count
 
     def _build_in_corpus(self, index: PgvectorIndex) -> None:
         """PostgreSQL reads its own tables. A small collection needs no index."""

@@ -16,7 +16,7 @@ class Cancelled(Exception):
     """Somebody wants the move to stop, or has ended it."""
 
 
-class Progress:
+class MoveProgress:
     """One move's progress: chunks built of how many, in which phase."""
 
     def __init__(self, database: Database, move: Move, index_id: int, chunks: int) -> None:

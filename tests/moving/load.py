@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from tests.moving.subject import TOP_K, Subject, drawn, names
 
-ROUNDS = 4_000
+ROUNDS = 20_000
 PAUSE_S = 0.01
 WRITES_AT_ONCE = 5
 FIRST_NEW = 10_000

@@ -10,11 +10,12 @@ from backends.corpus.following import forgotten_up_to
 from backends.corpus.moves import Move
 from backends.corpus.writing import forget_changes
 from backends.errors import Conflict
+from backends.faiss import making
 from backends.pgvector import PgvectorIndex
 from ops import moving
 from ops.moving import mover, verification
 from ops.moving.gentle import Pace
-from ops.moving.progress import Progress
+from ops.moving.progress import MoveProgress
 from retrieval.config import Settings
 from tests.moving.crashing import Crash, Step
 from tests.moving.subject import Subject, names
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("few_queries", "soon")
 
 OUTSIDE = {
     "the index has a row": Step(mover, "find_index"),
-    "the move knows its index": Step(Progress, "report", after=True),
+    "the move knows its index": Step(MoveProgress, "report", after=True),
     "in the middle of the build": Step(Pace, "keep", nth=3),
     "built, and not written down": Step(mover, "record_applied"),
     "catching up": Step(mover._Mover, "_catch_up"),
@@ -35,19 +36,20 @@ OUTSIDE = {
 }
 IN_CORPUS = {
     "the index has a row": Step(mover, "find_index"),
-    "the move knows its index": Step(Progress, "report", after=True),
+    "the move knows its index": Step(MoveProgress, "report", after=True),
     "built, and not written down": Step(PgvectorIndex, "build_missing", after=True),
     "live": Step(mover, "set_state", after=True),
     "before the change-over": Step(moves, "finish_move"),
     "after the change-over": Step(moves, "finish_move", after=True),
 }
-STORES = ("in the middle of the build", "live")
+STORES = {"in the middle of the build": Step(Pace, "keep"), "live": OUTSIDE["live"]}
 
 
 @pytest.fixture
 def crashed(url: str, settings: Settings, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Move in a Ragstone of its own, which crashes at a step."""
     monkeypatch.setattr(following, "ROWS_PER_BATCH", 64)
+    monkeypatch.setattr(making, "ROWS_AT_ONCE", 64)
 
     def crash(step: Step, target: str) -> None:
         with retrieval.open(url, settings=settings) as rag, monkeypatch.context() as crashing:
@@ -95,7 +97,7 @@ def test_a_move_to_files(
     check_ended(subject, go_on(url, settings, subject), "faiss", "pgvector", tries)
 
 
-@pytest.mark.parametrize("step", [OUTSIDE[step] for step in STORES], ids=STORES)
+@pytest.mark.parametrize("step", STORES.values(), ids=STORES)
 @pytest.mark.parametrize("target", ["weaviate", "pinecone"])
 def test_a_move_to_a_store(
     subject: Subject, crashed: Callable[..., None], url: str, settings: Settings, target: str, step: Step

@@ -12,7 +12,7 @@ from backends import pgvector
 from backends.corpus.moves import Move
 from backends.faiss import FaissIndex
 from backends.filters import Filter
-from backends.types import Batch, Candidates, Embeddings, Ids
+from backends.types import Batch, Candidates, Embeddings, Ids, Progress
 from ops import moving
 from retrieval.config import Settings
 from retrieval.placement import index_folder
@@ -29,8 +29,8 @@ def spoil_builds(monkeypatch: pytest.MonkeyPatch, spoil: Spoil) -> None:
     """Let FAISS be built from other batches than the corpus gives."""
     build = FaissIndex.build
 
-    def spoilt(self: FaissIndex, batches: Iterable[Batch], applied: int) -> None:
-        build(self, map(spoil, batches), applied)
+    def spoilt(self: FaissIndex, batches: Iterable[Batch], applied: int, progress: Progress) -> None:
+        build(self, map(spoil, batches), applied, progress)
 
     monkeypatch.setattr(FaissIndex, "build", spoilt)
 

@@ -9,6 +9,7 @@ from backends.corpus import following, moves
 from backends.corpus.collections import CollectionState
 from backends.corpus.indexes import record_away
 from backends.errors import Conflict, InvalidInput, InvalidSettings
+from backends.faiss import making
 from backends.pgvector import PgvectorIndex
 from ops import moving
 from ops.moving import progress, verification
@@ -25,6 +26,7 @@ VERIFICATION = (verification, "_recall")
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are small, and after each the mover looks whether it is to stop."""
     monkeypatch.setattr(following, "ROWS_PER_BATCH", 64)
+    monkeypatch.setattr(making, "ROWS_AT_ONCE", 64)
     monkeypatch.setattr(progress, "REPORT_EVERY_S", 0.0)
     monkeypatch.setattr(verification, "KEEP_UP_S", 0.0)
 
@@ -228,7 +230,7 @@ def test_progress_is_seen_by_others(subject: Subject, monkeypatch: pytest.Monkey
     monkeypatch.setattr(verification, "_recall", recalling)
     ended = subject.move("faiss")
     building = [one for one in seen if one[0] == "building"]
-    assert building == [("building", done, 300) for done in (64, 128, 192, 256, 300)]
+    assert building == [("building", done, 300) for done in (0, 64, 128, 192, 256, 300)]
     assert {one for one in seen if one not in building} == {("verifying", 300, 300)}
     assert ended.build_s is not None
     assert 0 < ended.build_s < (ended.updated_at - ended.started_at).total_seconds()
