@@ -55,6 +55,7 @@ _ONLY_HNSW = {
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "max_parallel_workers_per_gather": "0",
     "hnsw.iterative_scan": "relaxed_order",
     "hnsw.max_scan_tuples": str(MAX_SCAN_TUPLES),
 }

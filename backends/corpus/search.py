@@ -18,6 +18,9 @@ OPERATOR: dict[Metric, str] = {"cosine": "<=>", "inner_product": "<#>", "l2": "<
 COLUMNS = "c.document_id, c.ordinal, c.title, c.text, c.metadata, c.start_at, c.end_at"
 PUBLIC_ID = """(CASE c.ordinal WHEN 0 THEN c.document_id ELSE c.document_id || '#' || c.ordinal END) COLLATE "C\""""
 
+# Small changes of the last seconds, and not more of them than a search can compare beside what the index finds.
+IS_RECENT = """h.sequence > (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s) - 32
+      AND h.chunks <= 64 AND h.committed_at > now() - interval '10 seconds'"""
 # The planner cannot know how short the tail is: it would rather read the whole table, or wake workers for it.
 _BY_ID = {
     "enable_seqscan": "off",
@@ -172,5 +175,6 @@ def _statement(name: str, collection_id: int, metric: Metric, ties: bool) -> str
         operator=OPERATOR[metric],
         columns=COLUMNS,
         public_id=PUBLIC_ID,
+        is_recent=IS_RECENT,
         cut="FETCH FIRST %(top_k)s ROWS WITH TIES" if ties else "LIMIT %(top_k)s",
     )

@@ -82,6 +82,7 @@ class FaissIndex(VectorIndex):
         self._saved: State | None = None
         self._loaded = False
         self._owner = self._closed = False
+        self._read_ns = 0  # when the manifest was written that was read last
         self._background = Background(self._compact)
 
     def build(self, batches: Iterable[Batch], applied: int, progress: Progress = nobody) -> None:
@@ -180,7 +181,10 @@ class FaissIndex(VectorIndex):
     def reload(self) -> None:
         """Take the newest snapshot, where it is newer than what this process has: for processes that do not own it."""
         state = self._current()
+        if (written_ns := self._written_ns()) == self._read_ns:
+            return  # it was read already, and taken or refused
         if saved_applied(self._folder) > (state.applied if state else -1):
+            self._read_ns = written_ns
             newer = load(self._folder, self.identity, Opening(self.spec, self._card))
             with self._write:
                 if newer and (self._state is None or newer.applied > self._state.applied):
@@ -216,9 +220,16 @@ class FaissIndex(VectorIndex):
         if not self._loaded:
             with self._write:
                 if not self._loaded:
+                    self._read_ns = self._written_ns()
                     self._state = self._saved = load(self._folder, self.identity, Opening(self.spec, self._card))
                     self._loaded = True
         return self._state
+
+    def _written_ns(self) -> int:
+        try:
+            return (self._folder / MANIFEST).stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def _require_open(self) -> None:
         if self._closed:

@@ -49,21 +49,36 @@ JOIN {embedding} e ON e.chunk_id = p.chunk_id
 ORDER BY distance, {public_id} LIMIT %(top_k)s
 
 -- name: nearest
--- Proposed by HNSW and joined, in one statement. A relaxed scan may be slightly out of order: sorted again.
+-- Proposed by HNSW, and what was written a moment ago in small changes: HNSW may miss even that. In one statement.
 WITH nearest AS MATERIALIZED (
     SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
-    ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s)
-SELECT {columns}, n.distance FROM nearest n JOIN {chunk} c ON c.id = n.chunk_id
+    ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s),
+recent AS MATERIALIZED (
+    SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance
+    FROM ragstone.change h JOIN {embedding} e ON e.chunk_id >= h.block << 20 AND e.chunk_id < (h.block + 1) << 20
+    WHERE h.collection_id = %(collection_id)s AND {is_recent}
+      AND NOT EXISTS (SELECT FROM nearest n WHERE n.chunk_id = e.chunk_id)),
+best AS MATERIALIZED (
+    SELECT * FROM (SELECT * FROM nearest UNION ALL SELECT * FROM recent) n
+    ORDER BY distance + 0 LIMIT %(top_k)s) -- a relaxed scan is not quite in order
+SELECT {columns}, n.distance FROM best n JOIN {chunk} c ON c.id = n.chunk_id
 ORDER BY n.distance, {public_id}
 
 -- name: nearest_filtered
--- The scan of HNSW goes on until enough of what it proposes matches.
+-- The scan of HNSW goes on until enough of what it proposes matches; and what was written a moment ago.
 WITH nearest AS MATERIALIZED (
-    SELECT {columns}, e.embedding {operator} %(query)s AS distance
+    SELECT c.id, {columns}, e.embedding {operator} %(query)s AS distance
     FROM {embedding} e JOIN {chunk} c ON c.id = e.chunk_id
     WHERE c.metadata @@ %(filter)s::jsonpath
-    ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s)
-SELECT * FROM nearest c ORDER BY c.distance, {public_id}
+    ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s),
+recent AS MATERIALIZED (
+    SELECT c.id, {columns}, e.embedding {operator} %(query)s AS distance
+    FROM ragstone.change h JOIN {embedding} e ON e.chunk_id >= h.block << 20 AND e.chunk_id < (h.block + 1) << 20
+    JOIN {chunk} c ON c.id = e.chunk_id AND c.metadata @@ %(filter)s::jsonpath
+    WHERE h.collection_id = %(collection_id)s AND {is_recent}
+      AND NOT EXISTS (SELECT FROM nearest n WHERE n.id = e.chunk_id))
+SELECT {columns}, c.distance FROM (SELECT * FROM nearest UNION ALL SELECT * FROM recent) c
+ORDER BY c.distance, {public_id} LIMIT %(top_k)s
 
 -- name: count_matching
 -- How many chunks match, counted no further than the limit.
