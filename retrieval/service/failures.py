@@ -66,7 +66,8 @@ def codes_by_status() -> dict[int, list[str]]:
     found |= {404: ["no_such_route"], 500: ["internal_error"]}
     for kind in kinds:
         found.setdefault(status_of(kind), []).append(kind.code)
-        kinds.extend(below for below in kind.__subclasses__() if below not in kinds)
+        own = (below for below in kind.__subclasses__() if "code" in vars(below))  # a backend's own kinds have none
+        kinds.extend(below for below in own if below not in kinds)
     return {status: sorted(codes) for status, codes in sorted(found.items())}
 
 

@@ -20,7 +20,8 @@ from retrieval.service.failures import (
 
 
 def _all_errors(kind: type[errors.RagstoneError] = errors.RagstoneError) -> Iterator[type[errors.RagstoneError]]:
-    for below in kind.__subclasses__():
+    """The tree that users see; what a backend tells apart for itself goes out under its parent's code."""
+    for below in (each for each in kind.__subclasses__() if each.__module__ == errors.__name__):
         yield below
         yield from _all_errors(below)
 
