@@ -1,8 +1,6 @@
 """The vector indexes of a collection as the corpus knows them: which serves, how far each has come, which is away."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -180,16 +178,6 @@ class FollowLocks:
         row = self._connection.execute(query("indexes", name), values).fetchone()
         assert row is not None
         return bool(row[0])
-
-
-@contextmanager
-def follow_lock(database: Database, index_id: int) -> Iterator[bool]:
-    """Hold one index's follow lock while the block runs; False where another process has it."""
-    locks = FollowLocks(database)
-    try:
-        yield locks.try_hold(index_id)
-    finally:
-        locks.close()
 
 
 def _execute(database: Database, name: str, **values: object) -> None:

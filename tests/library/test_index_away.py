@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import retrieval
 from backends import attached
 from backends.corpus.collections import find_collection, identity
-from backends.corpus.indexes import chunk_ids, follow_lock
+from backends.corpus.indexes import chunk_ids
 from backends.errors import IndexUnavailable
 from backends.pinecone.connection import TRIES
 from retrieval import Collection, Ragstone, follower
@@ -205,8 +206,8 @@ def test_damaged_files_of_an_index_that_another_process_keeps(faiss: tuple[str, 
     _cut_largest(_folder(url, settings))
     with retrieval.open(url, settings=settings) as rag:
         state = find_collection(rag.database, NAME)
-        with follow_lock(rag.database, state.index_id) as held:
-            assert held
+        with closing(FollowLocks(rag.database)) as locks:
+            assert locks.try_hold(state.index_id)
             handbook = _as_it_was(rag)
             assert handbook.look()
             (away,) = rag.away_indexes()
