@@ -15,7 +15,7 @@ import pytest
 import retrieval
 from backends import attached
 from backends.corpus.collections import find_collection, identity
-from backends.corpus.indexes import chunk_ids
+from backends.corpus.indexes import FollowLocks, chunk_ids
 from backends.errors import IndexUnavailable
 from backends.pinecone.connection import TRIES
 from retrieval import Collection, Ragstone, follower
