@@ -11,7 +11,8 @@ RagstoneError
 ├── NotFound
 │   ├── CollectionNotFound
 │   ├── DocumentNotFound
-│   └── JobNotFound
+│   ├── JobNotFound
+│   └── BackupNotFound
 ├── Conflict                it does not fit what is there already
 │   ├── CollectionExists
 │   └── ModelMismatch       embedded by another model, or by other settings of it
@@ -25,7 +26,9 @@ RagstoneError
 │   ├── CorpusUnavailable   PostgreSQL
 │   ├── IndexUnavailable    a vector index, or what it says is not this collection's
 │   ├── EmbedderUnavailable an embeddings endpoint
-│   └── GeneratorUnavailable a model server
+│   ├── GeneratorUnavailable a model server
+│   └── RepositoryUnavailable where backups are kept: no access, no room
+├── BackupDamaged           a backup is not what was written; `file` says where
 ├── Unsupported             PostgreSQL without pgvector, or with one that is too old
 ├── BehindHorizon           a follower that must rebuild: deletes that it needs are forgotten
 └── NotBuiltYet             pinned in the interface, and not there yet
@@ -91,6 +94,10 @@ class JobNotFound(NotFound):
     code = "job_not_found"
 
 
+class BackupNotFound(NotFound):
+    code = "backup_not_found"
+
+
 class Conflict(RagstoneError):
     code = "conflict"
 
@@ -151,6 +158,21 @@ class EmbedderUnavailable(Unavailable):
 
 class GeneratorUnavailable(Unavailable):
     code = "generator_unavailable"
+
+
+class RepositoryUnavailable(Unavailable):
+    code = "repository_unavailable"
+
+
+class BackupDamaged(RagstoneError):
+    """A backup is not what was written; `file` is the part, as `backup id/file name`."""
+
+    code = "backup_damaged"
+
+    def __init__(self, file: str, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
+        self.file = file
+        self.problem = problem
 
 
 class Unsupported(RagstoneError):

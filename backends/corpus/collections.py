@@ -1,6 +1,6 @@
 """Collections in the corpus: their rows, their tables, what is known of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -69,7 +69,7 @@ def create_collection(
     own = {"placement_threshold": placement_threshold, "recall_target": recall_target}
     try:
         with database.transaction() as connection:
-            _create(connection, name, spec, stamp, backend)
+            create_keys(connection, insert_collection(connection, name, spec, stamp, backend))
             connection.execute(query("collections", "configure_collection"), {"name": name, **own})
     except psycopg.errors.UniqueViolation as error:
         raise CollectionExists(
@@ -84,9 +84,12 @@ def find_collection(database: Database, name: str) -> CollectionState:
         row = connection.execute(query("collections", "find_collection"), {"name": name}).fetchone()
     if row is None:
         raise CollectionNotFound(f"there is no collection {name!r}; create it first")
-    dimension, metric, precision, *rest = row
-    spec = IndexSpec(dimension=dimension, metric=metric, precision=precision)
-    return CollectionState(spec=spec, **dict(zip(_STATE, rest, strict=True)))
+    return _state(row)
+
+
+def collection_states(rows: Iterable[tuple[Any, ...]]) -> list[CollectionState]:
+    """Return collections from rows that have the columns of `find_collection`."""
+    return [_state(row) for row in rows]
 
 
 def configure_collection(
@@ -141,6 +144,12 @@ def identity(database: Database, collection: CollectionState) -> IndexIdentity:
     )
 
 
+def _state(row: tuple[Any, ...]) -> CollectionState:
+    dimension, metric, precision, *rest = row
+    spec = IndexSpec(dimension=dimension, metric=metric, precision=precision)
+    return CollectionState(spec=spec, **dict(zip(_STATE, rest, strict=True)))
+
+
 def _drop(database: Database, state: CollectionState) -> None:
     values = {"collection_id": state.id, "lock": BUILD_LOCK_SPACE}
     with database.transaction() as connection:
@@ -149,7 +158,10 @@ def _drop(database: Database, state: CollectionState) -> None:
         connection.execute(query("collections", "delete_collection"), values)
 
 
-def _create(connection: Connection, name: str, spec: IndexSpec, stamp: dict[str, Any] | None, backend: str) -> None:
+def insert_collection(
+    connection: Connection, name: str, spec: IndexSpec, stamp: dict[str, Any] | None, backend: str
+) -> int:
+    """Add a collection and its tables, without their keys, in the caller's transaction; returns its id."""
     values = {
         "name": name,
         "dimension": spec.dimension,
@@ -159,8 +171,15 @@ def _create(connection: Connection, name: str, spec: IndexSpec, stamp: dict[str,
     }
     row = connection.execute(query("collections", "create_collection"), values).fetchone()
     assert row is not None
+    collection_id: int = row[0]
     column = f"{COLUMN_TYPE[spec.precision]}({spec.dimension})"
-    connection.execute(query("collections", "create_chunk_table", row[0]))
-    connection.execute(query("collections", "create_chunk_key", row[0]))
-    connection.execute(query("collections", "create_embedding_table", row[0], type=column))
-    connection.execute(query("collections", "register_index"), {"collection_id": row[0], "backend": backend})
+    connection.execute(query("collections", "create_chunk_table", collection_id))
+    connection.execute(query("collections", "create_embedding_table", collection_id, type=column))
+    connection.execute(query("collections", "register_index"), {"collection_id": collection_id, "backend": backend})
+    return collection_id
+
+
+def create_keys(connection: Connection, collection_id: int) -> None:
+    """Give a collection's tables their keys; raises UniqueViolation where chunks are there twice."""
+    for name in ("create_chunk_key", "create_document_key", "create_embedding_key"):
+        connection.execute(query("collections", name, collection_id))

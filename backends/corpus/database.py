@@ -130,6 +130,8 @@ def errors_mapped() -> Iterator[None]:
         raise Unsupported(
             f"PostgreSQL refuses: {_first_line(error)}; needed the primary server, and a user who may write there"
         ) from error
+    except psycopg.errors.DiskFull as error:
+        raise CorpusUnavailable(f"PostgreSQL has no room: {_first_line(error)}") from error
     except psycopg.OperationalError as error:
         if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
             raise

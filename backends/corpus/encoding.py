@@ -65,7 +65,19 @@ def encode_embeddings(ids: Ids, embeddings: NDArray[np.floating[Any]], precision
     """
     value = np.dtype(">f2") if precision == "half" else np.dtype(">f4")
     dimension = embeddings.shape[1]
-    row = np.dtype(
+    row = embedding_row(dimension, value)
+    rows = np.empty(len(ids), row)
+    rows["columns"], rows["id_size"], rows["unused"] = 2, 8, 0
+    rows["embedding_size"] = 4 + dimension * value.itemsize
+    rows["dimension"] = dimension
+    rows["id"] = ids
+    rows["values"] = embeddings
+    return rows.tobytes()
+
+
+def embedding_row(dimension: int, value: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a row of an embedding table as it stands in the format; `value` is the big-endian type of a value."""
+    return np.dtype(
         [
             ("columns", ">i2"),
             ("id_size", ">i4"),
@@ -76,13 +88,6 @@ def encode_embeddings(ids: Ids, embeddings: NDArray[np.floating[Any]], precision
             ("values", value, (dimension,)),
         ]
     )
-    rows = np.empty(len(ids), row)
-    rows["columns"], rows["id_size"], rows["unused"] = 2, 8, 0
-    rows["embedding_size"] = 4 + dimension * value.itemsize
-    rows["dimension"] = dimension
-    rows["id"] = ids
-    rows["values"] = embeddings
-    return rows.tobytes()
 
 
 def encode_chunks(ids: Ids, rows: ChunkRows) -> bytes:

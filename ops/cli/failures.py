@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
-from backends.errors import Busy, FilterTooExpensive, InvalidInput, RagstoneError, Unavailable
+from backends.errors import BackupDamaged, Busy, FilterTooExpensive, InvalidInput, RagstoneError, Unavailable
 from ops.output import Output, printable
 
 FINE = 0
@@ -18,9 +18,11 @@ INTERRUPTED = 130
 
 
 def exit_status(error: BaseException) -> int:
-    """Return the exit status: 2 where the caller or the settings can mend it, 3 where something is away."""
+    """Return the exit status: 1 for a damaged backup, 2 where the caller or the settings can mend it, 3 where something is away."""
     if isinstance(error, Unavailable | Busy | FilterTooExpensive):
         return UNREACHABLE
+    if isinstance(error, BackupDamaged):
+        return FINDING
     if isinstance(error, RagstoneError):
         return USAGE
     if isinstance(error, typer.TyperException):

@@ -26,6 +26,7 @@ STATUS: dict[type[errors.RagstoneError], int] = {
     errors.Busy: 429,
     errors.FilterTooExpensive: 503,
     errors.Unavailable: 503,
+    errors.BackupDamaged: 500,
     errors.Unsupported: 500,
     errors.BehindHorizon: 503,
     errors.NotBuiltYet: 501,

@@ -22,8 +22,10 @@ DRIVERS = {  # a driver, and the only places that may import it
     "transformers": ["retrieval/embedding", "benchmarks"],
     "httpx": ["retrieval/embedding", "retrieval/generation", "backends/weaviate", "benchmarks"],
     "faiss": ["backends/faiss", "benchmarks"],
+    "fsspec": ["ops/backup"],
     "grpc": ["backends/weaviate"],
     "pinecone": ["backends/pinecone"],
+    "pyarrow": ["backends/corpus/arrow.py", "backends/corpus/exporting.py", "backends/corpus/staging.py", "ops/backup"],
     "weaviate": ["backends/weaviate"],
 }
 

@@ -7,7 +7,7 @@ RETURNING id
 -- name: create_chunk_table
 -- Text and metadata. A document is the rows of its id; its first row has ordinal 0 (its only chunk) or 1.
 CREATE TABLE {chunk} (
-    id bigint PRIMARY KEY,
+    id bigint NOT NULL,
     document_id text COLLATE "C" NOT NULL,
     ordinal integer NOT NULL,
     title text NOT NULL,
@@ -19,12 +19,20 @@ CREATE TABLE {chunk} (
 )
 
 -- name: create_chunk_key
+-- Beside the table, since a restore makes it after the load.
+ALTER TABLE {chunk} ADD PRIMARY KEY (id)
+
+-- name: create_document_key
 -- A document that has one chunk (ordinal 0) and one of the same id that has several (1 ...) cannot both be there.
 CREATE UNIQUE INDEX ON {chunk} (document_id, greatest(ordinal, 1))
 
 -- name: create_embedding_table
 -- Narrow and in line: in one wide table the embeddings go to TOAST and an exact scan is four times slower.
-CREATE TABLE {embedding} (chunk_id bigint PRIMARY KEY, embedding {type} STORAGE PLAIN NOT NULL)
+CREATE TABLE {embedding} (chunk_id bigint NOT NULL, embedding {type} STORAGE PLAIN NOT NULL)
+
+-- name: create_embedding_key
+-- Beside the table, since a restore makes it after the load.
+ALTER TABLE {embedding} ADD PRIMARY KEY (chunk_id)
 
 -- name: register_index
 -- The backend that a new collection is served by.
@@ -43,8 +51,8 @@ UPDATE ragstone.collection SET placement_threshold = %(placement_threshold)s, re
 WHERE name = %(name)s
 
 -- name: list_collections
--- Names, in order.
-SELECT name FROM ragstone.collection ORDER BY name
+-- Names that users can give, in order.
+SELECT name FROM ragstone.collection WHERE name NOT LIKE '.%' ORDER BY name
 
 -- name: cancel_builders
 -- A build of an index would wait for the drop, and the drop for the build.
