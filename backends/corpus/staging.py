@@ -79,7 +79,8 @@ def restore_locks(database: Database, targets: Sequence[str]) -> Iterator[None]:
 def stage(database: Database, target: str, source: Source, backend: str) -> CollectionState:
     """Return the staged collection that is to become `target`: one begun earlier, or a new one on `backend`.
 
-    Only one from the same source is gone on with. Needs the restore lock. What was begun from another source, or left alone for a week, is removed.
+    Only one from the same source is gone on with. Needs the restore lock. What was begun from another source, or
+    left alone for a week, is removed.
     """
     found = None
     with database.connection() as connection:

@@ -1,7 +1,8 @@
 """Restores collections from a backup: loaded aside, indexed, then switched in one step."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -9,7 +10,7 @@ from hashlib import sha256
 from backends.corpus import staging
 from backends.corpus.collections import delete_collection, find_collection, list_collections
 from backends.corpus.database import errors_mapped
-from backends.errors import BackupDamaged, CollectionExists, CollectionNotFound, InvalidInput, NotFound
+from backends.errors import BackupDamaged, CollectionExists, CollectionNotFound, InvalidInput, NotFound, Unsupported
 from ops.backup.chains import at as made_by
 from ops.backup.chains import chain, load, look
 from ops.backup.indexing import build_index, check_backend
@@ -92,8 +93,11 @@ def restore(
     check_sizes(repository, manifest, key)
     with staging.restore_locks(rag.database, [order.target for order in orders]), errors_mapped():
         _remove_replaced(rag)
-        with loader_pool(rag.database, repository, jobs) as pool:
-            staged = [_Restoring(rag, order, backend, watch) for order in orders]
+        staged: list[_Restoring] = []
+        with _cleared_away(rag, staged), loader_pool(rag.database, repository, jobs) as pool:
+            for order in orders:
+                staged.append(_Restoring(rag, order, watch))
+                staged[-1].choose(backend)
             for one in staged:
                 one.load(pool)
         for one in staged:
@@ -115,15 +119,20 @@ def restore(
 class _Restoring:
     """One collection on its way."""
 
-    def __init__(self, rag: Ragstone, order: _Order, backend: str | None, watch: Watch) -> None:
+    def __init__(self, rag: Ragstone, order: _Order, watch: Watch) -> None:
         self.order = order
         self.staged = staging.stage(rag.database, order.target, _source(order.chain), DEFAULT_BACKEND)
         self._rag = rag
-        self._asked = backend
         self._watch = watch
-        self._backend = check_backend(rag, self.staged, backend, order.chain.entry.chunks)
+        self._asked: str | None = None
+        self._backend = DEFAULT_BACKEND
         self._load_s = 0.0
         self._index_s = 0.0
+
+    def choose(self, backend: str | None) -> None:
+        """Settle which backend it goes to, before anything is loaded."""
+        self._asked = backend
+        self._backend = check_backend(self._rag, self.staged, backend, self.order.chain.entry.chunks)
 
     def load(self, pool: LoaderPool) -> None:
         """Load its chunks, and give its tables their keys."""
@@ -155,6 +164,17 @@ class _Restoring:
             load_s=self._load_s,
             index_s=self._index_s,
         )
+
+
+@contextmanager
+def _cleared_away(rag: Ragstone, staged: Sequence[_Restoring]) -> Iterator[None]:
+    """Remove what was staged where another try would meet the same; after anything else it is gone on with."""
+    try:
+        yield
+    except (BackupDamaged, InvalidInput, Unsupported):
+        for one in staged:
+            delete_collection(rag.database, one.staged.name)
+        raise
 
 
 def _chains(repository: Repository, manifest: Manifest, names: Sequence[str] | None, key: str | None) -> list[Chain]:

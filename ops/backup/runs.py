@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from backends.types import Ids
 
+MAX_ID = (1 << 62) - 1
+"""Numbers beside it do not overflow. Blocks of 2^20 ids come to it after 4 million million writes."""
+
 _Wanted = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 
 
@@ -37,9 +40,9 @@ class Runs:
         if len(first) != len(last):
             raise ValueError(f"found {len(first)} first and {len(last)} last ids; needed as many")
         bounds = np.stack([first, last], axis=1)
-        if len(first) and (bounds.min() < 0 or (bounds[:, 1] < bounds[:, 0]).any()):
-            raise ValueError("found a run that ends before it begins, or begins below 0")
-        if (first[1:] <= last[:-1] + 1).any():
+        if len(first) and (bounds.min() < 0 or bounds.max() > MAX_ID or (bounds[:, 1] < bounds[:, 0]).any()):
+            raise ValueError(f"found a run that ends before it begins, or leaves 0 to {MAX_ID}")
+        if (first[1:] - 1 <= last[:-1]).any():
             raise ValueError("found runs that overlap, touch or go backwards; needed ascending runs with gaps between")
         return cls(first.astype(np.int64), last.astype(np.int64))
 

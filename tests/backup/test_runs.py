@@ -34,9 +34,18 @@ def test_runs_behave_as_sets(ours: set[int], theirs: set[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "last"), [([5], [4]), ([1, 3], [2, 9]), ([1, 2], [5, 9]), ([9, 1], [9, 1]), ([-1], [4]), ([1], [])]
+    ("first", "last"),
+    [
+        ([5], [4]),
+        ([1, 3], [2, 9]),
+        ([1, 2], [5, 9]),
+        ([9, 1], [9, 1]),
+        ([-1], [4]),
+        ([1], []),
+        ([0, 5], [2**63 - 1, 6]),
+    ],
 )
 def test_what_is_no_set_of_runs_is_refused(first: list[int], last: list[int]) -> None:
-    """Runs that end before they begin, overlap, touch, go backwards or begin below 0 are not read from a file."""
+    """Runs that end before they begin, overlap, touch, go backwards or leave the ids that there can be are not read from a file."""
     with pytest.raises(ValueError, match="found"):
         Runs.from_arrays(np.array(first, np.int64), np.array(last, np.int64))
