@@ -46,6 +46,6 @@ def test_runs_behave_as_sets(ours: set[int], theirs: set[int]) -> None:
     ],
 )
 def test_what_is_no_set_of_runs_is_refused(first: list[int], last: list[int]) -> None:
-    """Runs that end before they begin, overlap, touch, go backwards or leave the ids that there can be are not read from a file."""
+    """Runs that end before they begin, overlap, touch, go backwards or leave the range of ids are not read."""
     with pytest.raises(ValueError, match="found"):
         Runs.from_arrays(np.array(first, np.int64), np.array(last, np.int64))
