@@ -74,9 +74,16 @@ class Settings(BaseSettings):
     context_tokens: int = Field(3_000, ge=400, description="Tokens of the prompt, passages included")
     refusal_score: float = Field(0.15, description="No hit above this score: the question is refused")
 
+    backup_key: SecretStr | None = Field(
+        None, min_length=16, description="Signs the manifests of backups; one without its signature is refused"
+    )
+
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="The largest HTTP request body")
     max_top_k: int = Field(1_000, ge=1, description="The most hits that one search may ask for")
     service_threads: int = Field(40, ge=1, description="Threads of the HTTP service that may block")
+
+
+_SECRET = frozenset(name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None)
 
 
 def load(**given: object) -> Settings:
@@ -86,4 +93,5 @@ def load(**given: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InvalidSettings(field, f"{first['msg']}; found {first['input']!r}") from error
+        found = "" if field in _SECRET else f"; found {first['input']!r}"
+        raise InvalidSettings(field, f"{first['msg']}{found}") from None if field in _SECRET else error

@@ -13,9 +13,10 @@ from backends.corpus.backups import BackupRun, backup_lock, record_run
 from backends.corpus.collections import CollectionState
 from backends.corpus.database import errors_mapped
 from backends.corpus.exporting import CorpusSnapshot, SnapshotReader, corpus_snapshot
-from backends.errors import CollectionNotFound, Conflict, InvalidInput, RagstoneError
+from backends.errors import BackupDamaged, CollectionNotFound, Conflict, InvalidInput, NotFound, RagstoneError
 from backends.pgvector import EF_CONSTRUCTION, M
 from ops.backup import shards
+from ops.backup.addresses import address
 from ops.backup.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -35,6 +36,7 @@ from ops.backup.parents import Parent, find_parents
 from ops.backup.planning import Piece, Plan, plan_collection
 from ops.backup.progress import Meter, Watch, nobody
 from ops.backup.reading import ReaderPool, batches, reader_pool
+from ops.backup.records import MAX_RECORD_BYTES
 from ops.backup.repository import Repository
 from ops.backup.runs import Runs
 from retrieval.config import Settings
@@ -92,17 +94,18 @@ def create(
     started_s = time.monotonic()
     if not 1 <= jobs <= MOST_JOBS:
         raise InvalidInput("jobs", f"found {jobs}; needed 1 to {MOST_JOBS}")
-    repository = Repository.open(repo, create=True)
-    with backup_lock(rag.database, repository.url):
-        try:
-            with errors_mapped():
-                made = _Creation(rag, repository, jobs, watch).run(collections, incremental, started_s)
-        except BaseException as error:
-            problem = str(error) or type(error).__name__
-            with suppress(RagstoneError):
-                _record(rag, repository, None, problem, time.monotonic() - started_s)
-            raise
-        _record(rag, repository, made, None, made.duration_s)
+    try:
+        repository = Repository.open(repo, create=True)
+        with backup_lock(rag.database, repository.url), errors_mapped():
+            made = _Creation(rag, repository, jobs, watch).run(collections, incremental, started_s)
+            _record(rag, address(repo), made, None, made.duration_s)
+    except (InvalidInput, NotFound):  # nobody's backup failed: this is no backup that anybody could make
+        raise
+    except BaseException as error:
+        problem = str(error) or type(error).__name__
+        with suppress(RagstoneError):  # a corpus that is away is told of by that it is away
+            _record(rag, address(repo), None, problem, time.monotonic() - started_s)
+        raise
     return made
 
 
@@ -142,9 +145,10 @@ class _Creation:
             files = self._repository.files(backup_id)
             if MANIFEST in files or STARTED not in files:
                 continue
-            owner = parse_started(self._repository.read(backup_id, STARTED, files[STARTED]), backup_id)
-            if owner == snapshot.system_identifier:
-                self._repository.remove_backup(backup_id)
+            with suppress(BackupDamaged):  # whose it is cannot be told: `prune` removes it when it is old
+                data = self._repository.read_small(backup_id, STARTED, MAX_RECORD_BYTES)
+                if parse_started(data, backup_id) == snapshot.system_identifier:
+                    self._repository.remove_backup(backup_id)
 
     def _write(
         self, backup_id: str, snapshot: CorpusSnapshot, wanted: list[CollectionState], parents: dict[int, Parent]
@@ -156,11 +160,13 @@ class _Creation:
             meter = Meter(self._watch, "writing", sum(piece.rows for plan in plans for piece in plan.pieces), "chunks")
             begun = [(plan, self._begin(pool, backup_id, plan, meter)) for plan in plans]
             written = [(plan, [future.result() for future in futures]) for plan, futures in begun]
-        entries = [
-            self._entry(backup_id, plan, [file for file in files if file is not None])
-            for plan, files in written
-            if None not in files
-        ]
+        entries = []
+        for plan, files in written:
+            whole = [file for file in files if file is not None]
+            if len(whole) == len(files):
+                entries.append(self._entry(backup_id, plan, whole))
+            else:  # deleted meanwhile: what was written of it would belong to nothing
+                self._repository.remove(backup_id, [file.name for file in whole])
         kept = {entry.name for entry in entries}
         return entries, [one.name for one in wanted if one.name not in kept]
 
@@ -312,10 +318,10 @@ def _backed_up(entry: CollectionEntry) -> BackedUp:
     )
 
 
-def _record(rag: Ragstone, repository: Repository, made: Backup | None, problem: str | None, duration_s: float) -> None:
+def _record(rag: Ragstone, repository: str, made: Backup | None, problem: str | None, duration_s: float) -> None:
     run = BackupRun(
         kind="create",
-        repository=repository.url,
+        repository=repository,
         backup_id=None if made is None else made.id,
         depth=None,
         ok=made is not None,

@@ -7,10 +7,10 @@ from backends.corpus.database import Database
 from backends.corpus.exporting import CorpusSnapshot
 from backends.errors import BackupDamaged
 from ops.backup.chains import chain, list_complete
+from ops.backup.contents import live_runs
 from ops.backup.manifest import CollectionEntry, Manifest
 from ops.backup.repository import Repository
 from ops.backup.runs import Runs
-from ops.backup.contents import live_runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

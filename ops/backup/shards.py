@@ -11,7 +11,7 @@ the column of any shard, `table` being what pyarrow reads from it:
 import io
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,7 +68,7 @@ def embeddings_of(batch: pa.RecordBatch) -> NDArray[np.floating[Any]]:
     return embeddings
 
 
-def write_chunks(sink: IO[bytes], schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+def write_chunks(sink: io.RawIOBase | io.BufferedIOBase, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Write rows of `chunk_schema` (or of `RUNS_SCHEMA`), a row group for each batch, and return how many.
 
     16 MiB a batch suit readers and memory; one that is larger than a reader takes is cut. A few hundred batches go into

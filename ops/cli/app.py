@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ops.cli import collections, later, move
+from ops.cli import backup, collections, later, move
 from ops.cli.demo import demo
 from ops.cli.evaluate import evaluate_collection
 from ops.cli.failures import FINDING, FINE, INTERRUPTED, report
@@ -99,6 +99,7 @@ app.command()(retrieve)
 app.command()(ask)
 app.add_typer(collections.commands, name="collections")
 app.add_typer(move.commands, name="move")
+app.add_typer(backup.commands, name="backup")
 app.command("eval")(evaluate_collection)
 later.add_to(app)
 

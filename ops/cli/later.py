@@ -11,16 +11,6 @@ _MARK = "(not built yet)"
 _ANY_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 _GROUPS = {
-    "backup": (
-        "Back up, verify and restore.",
-        {
-            "create": "Back up the corpus or one collection.",
-            "list": "List the backups.",
-            "verify": "Prove that backups can be restored.",
-            "restore": "Restore a collection, into any backend.",
-            "prune": "Delete backups that are no longer needed.",
-        },
-    ),
     "recall": (
         "Measure recall against exact search, and tune it.",
         {

@@ -22,6 +22,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the collections over HTTP until Ctrl-C or SIGTERM."""
+    from ops.backup_metrics import BackupMetrics
     from ops.placing import PlacementKeeper
     from ops.serving import listen, run_until_stopped, url_of  # FastAPI and uvicorn are for this command alone
     from retrieval.service import create_app
@@ -34,7 +35,7 @@ def serve(
         threshold = f"{rag.settings.placement_threshold:,}"
         output.note(f"Collections above {threshold} passages go to {large_backend_here(rag.settings)}.")
         run_until_stopped(
-            create_app(rag),
+            create_app(rag, collectors=[BackupMetrics(rag.database)]),
             listener,
             ready=lambda: output.results.print(
                 f"Ragstone is at {url} (try {url}/docs). Ctrl-C stops it.", soft_wrap=True

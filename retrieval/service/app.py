@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
+from prometheus_client.registry import Collector
 
 from retrieval.library import Ragstone
 from retrieval.service import failures
@@ -28,13 +29,19 @@ Hook = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
 ROUTERS = tuple(module.router for module in (collections, documents, files, search, answers, chat, health))
 
 
-def create_app(rag: Ragstone, *, routers: Sequence[APIRouter] = (), hooks: Sequence[Hook] = ()) -> FastAPI:
+def create_app(
+    rag: Ragstone,
+    *,
+    routers: Sequence[APIRouter] = (),
+    hooks: Sequence[Hook] = (),
+    collectors: Sequence[Collector] = (),
+) -> FastAPI:
     """Return the service over `rag`, which stays the caller's to close, after the service has stopped.
 
     `routers` are served beside its own. `hooks` are entered when it starts, after everything of its own, and left
-    first when it stops.
+    first when it stops. What `collectors` give is on /metrics beside its own.
     """
-    service = Service(rag, Metrics(rag), IngestWorker(rag))
+    service = Service(rag, Metrics(rag, collectors), IngestWorker(rag))
     app = FastAPIOffline(
         title="Ragstone",
         version=version("ragstone"),

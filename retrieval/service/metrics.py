@@ -1,6 +1,6 @@
 """What Prometheus sees: requests, stages of a retrieval, the connection pool, the batcher. Labels are bounded sets."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -32,9 +32,12 @@ BATCHER_COUNTERS = {
 
 
 class Metrics:
-    """One service's metrics, in a registry of its own, so that two services in a process do not mix."""
+    """One service's metrics, in a registry of its own, so that two services in a process do not mix.
 
-    def __init__(self, rag: Ragstone) -> None:
+    `collectors` are asked at each scrape beside its own. One that raises fails the scrape.
+    """
+
+    def __init__(self, rag: Ragstone, collectors: Sequence[Collector] = ()) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "ragstone_http_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
@@ -54,7 +57,8 @@ class Metrics:
             registry=self.registry,
         )
         ProcessCollector(registry=self.registry)
-        self.registry.register(_Resources(rag))
+        for collector in (_Resources(rag), *collectors):
+            self.registry.register(collector)
 
     def request(self, method: str, route: str, status: int, took_s: float) -> None:
         """Count a request; `route` is the route's template, never the path that was asked for."""
