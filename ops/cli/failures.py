@@ -18,7 +18,7 @@ INTERRUPTED = 130
 
 
 def exit_status(error: BaseException) -> int:
-    """Return the exit status: 1 for damage, 2 where the caller or the settings can mend it, 3 where something is away."""
+    """Return the exit status: 1 for damage, 2 where caller or settings can mend it, 3 where something is away."""
     if isinstance(error, Unavailable | Busy | FilterTooExpensive):
         return UNREACHABLE
     if isinstance(error, BackupDamaged):
