@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from itertools import zip_longest
 from typing import Self
 
 import numpy as np
@@ -49,7 +49,9 @@ class Runs:
     @classmethod
     def join(cls, parts: list["Runs"]) -> "Runs":
         """Return the ids of any of the parts."""
-        return reduce(Runs.union, parts, cls.empty())
+        while len(parts) > 1:  # in pairs, so that no id is copied more often than it must
+            parts = [left.union(right) for left, right in zip_longest(parts[::2], parts[1::2], fillvalue=cls.empty())]
+        return parts[0] if parts else cls.empty()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Runs):
