@@ -96,7 +96,7 @@ def show_verification(console: Console, found: "Verification") -> None:
     for one in (found.drill or {"collections": []})["collections"]:
         console.print(printable(_drilled(one)), soft_wrap=True)
     read = f"{found.chunks:,} chunks, {found.files:,} files, {decimal(found.size_bytes)}"
-    ended = "good" if found.ok else f"NOT good, {len(found.problems):,} problems"
+    ended = "good" if found.ok else f"NOT good, {len(found.problems):,} found wrong"
     console.print(f"{found.backup_id}: {ended} ({found.depth}; {read}; {duration(found.duration_s)}).", soft_wrap=True)
 
 
