@@ -109,6 +109,8 @@ class OpenIndexes:
         for name, row in all_indexes(self._database):
             attached = self._attached.get(row.id)
             here = None if attached is None else attached.away
+            if name.startswith("."):  # it is being restored, or was replaced: nobody searches it
+                continue
             if row.serving and row.away_since is not None:
                 found.append(AwayIndex(name, row.backend, row.away_since, row.away_reason or ""))
             elif row.serving and here is not None:

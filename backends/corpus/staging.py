@@ -5,7 +5,7 @@ new ids: what the backup has for ids belongs to another corpus, or to what this 
 """
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from backends.corpus.collections import (
     CollectionState,
     create_keys,
-    delete_collection,
     find_collection,
     insert_collection,
 )
@@ -37,6 +36,13 @@ REPLACED = ".replaced-"
 FORGOTTEN_S = 7 * 86_400.0
 """A restore that nobody went on with for so long makes room."""
 ROWS_PER_COPY = 2_048
+
+_REFUSED = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,  # JSON that is nested too deep
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +82,13 @@ def restore_locks(database: Database, targets: Sequence[str]) -> Iterator[None]:
         yield
 
 
-def stage(database: Database, target: str, source: Source, backend: str) -> CollectionState:
+def stage(
+    database: Database, target: str, source: Source, backend: str, remove: Callable[[str], None]
+) -> CollectionState:
     """Return the staged collection that is to become `target`: one begun earlier, or a new one on `backend`.
 
     Only one from the same source is gone on with. Needs the restore lock. What was begun from another source, or
-    left alone for a week, is removed.
+    left alone for a week, goes to `remove`, by name: it may have a vector index outside the corpus by now.
     """
     found = None
     with database.connection() as connection:
@@ -91,7 +99,7 @@ def stage(database: Database, target: str, source: Source, backend: str) -> Coll
             _execute(database, "touch_restore", collection_id=collection_id)
             found = find_collection(database, name)
         else:
-            delete_collection(database, name)
+            remove(name)
     return found or _staged(database, target, source, backend)
 
 
@@ -158,22 +166,22 @@ def complete(database: Database, staged: CollectionState, loaded: Loaded) -> Non
         connection.execute(query("staging", "mark_keys_built"), values)
 
 
-def switch(database: Database, targets: Mapping[int, str], replace: Sequence[str]) -> list[str]:
+def switch(database: Database, targets: Mapping[int, str], replace: Sequence[str]) -> dict[str, str]:
     """Give staged collections, by id, their names, all in one transaction.
 
-    A collection of such a name that is in `replace` steps aside. Returns the names that those have now: they are to
-    be removed when nobody searches them any more. Raises CollectionExists for one that is not in `replace`, and
+    A collection of such a name that is in `replace` steps aside. Returns by name the ones that those have now: they
+    are to be removed when nobody searches them any more. Raises CollectionExists for one that is not in `replace`, and
     Conflict where a staged collection is gone; nothing is switched then.
     """
-    aside = []
+    aside = {}
     try:
         with database.transaction() as connection:
             values = {"names": list(targets.values())}
             for collection_id, name in connection.execute(query("staging", "lock_names"), values).fetchall():
                 if name not in replace:
                     raise CollectionExists(f"collection {name!r} exists: restore --as another name, or --replace it")
-                aside.append(f"{REPLACED}{collection_id}")
-                _rename(connection, collection_id, aside[-1])
+                aside[name] = f"{REPLACED}{collection_id}"
+                _rename(connection, collection_id, aside[name])
             for collection_id, name in targets.items():
                 ended = connection.execute(query("staging", "end_restore"), {"collection_id": collection_id})
                 if ended.fetchone() is None:
@@ -204,7 +212,7 @@ def exists(database: Database, name: str) -> bool:
 def _refusals() -> Iterator[None]:
     try:
         yield
-    except (psycopg.DataError, psycopg.IntegrityError) as error:
+    except _REFUSED as error:
         raise RowsRefused(error.diag.message_detail or error.diag.message_primary) from error
 
 

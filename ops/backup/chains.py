@@ -61,11 +61,6 @@ def look(repository: Repository, key: str | None) -> Listing:
     return listing
 
 
-def list_complete(repository: Repository, key: str | None) -> list[Manifest]:
-    """Return the complete backups, the oldest first."""
-    return look(repository, key).complete
-
-
 def load(repository: Repository, backup_id: str, key: str | None) -> Manifest:
     """Return a backup's manifest; raises BackupNotFound where it is not there or not complete, and BackupDamaged."""
     if not is_id(backup_id):

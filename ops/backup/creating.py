@@ -94,6 +94,8 @@ def create(
     started_s = time.monotonic()
     if not 1 <= jobs <= MOST_JOBS:
         raise InvalidInput("jobs", f"found {jobs}; needed 1 to {MOST_JOBS}")
+    if collections is not None and not collections:
+        raise InvalidInput("collections", "found none; needed names, or None for all that there are")
     try:
         repository = Repository.open(repo, create=True)
         with backup_lock(rag.database, repository.url), errors_mapped():
@@ -128,8 +130,8 @@ class _Creation:
             parents = find_parents(self._rag.database, self._repository, snapshot, self._key) if incremental else {}
             kind: Kind = "incremental" if any(collection.id in parents for collection in wanted) else "full"
             backup_id = new_id(snapshot.taken_at, kind)
-            self._repository.write(backup_id, STARTED, dump_started(snapshot.system_identifier, started_at))
             try:
+                self._repository.write(backup_id, STARTED, dump_started(snapshot.system_identifier, started_at))
                 entries, left_out = self._write(backup_id, snapshot, wanted, parents)
                 manifest = _manifest(self._rag, backup_id, kind, snapshot, started_at, entries)
                 self._repository.write(backup_id, MANIFEST, dump(manifest, self._key))
@@ -142,10 +144,10 @@ class _Creation:
     def _clean_up(self, snapshot: CorpusSnapshot) -> None:
         """Remove what an earlier backup of this corpus left unfinished: nobody writes to it, since we hold the lock."""
         for backup_id in self._repository.folders():
-            files = self._repository.files(backup_id)
-            if MANIFEST in files or STARTED not in files:
-                continue
             with suppress(BackupDamaged):  # whose it is cannot be told: `prune` removes it when it is old
+                files = self._repository.files(backup_id)
+                if MANIFEST in files or STARTED not in files:
+                    continue
                 data = self._repository.read_small(backup_id, STARTED, MAX_RECORD_BYTES)
                 if parse_started(data, backup_id) == snapshot.system_identifier:
                     self._repository.remove_backup(backup_id)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from backends.corpus import moves
@@ -17,40 +17,53 @@ from retrieval.placement import DEFAULT_BACKEND, MOVE_TARGETS, belongs_to, build
 LOOK_EVERY_S = 0.5
 
 
-def check_backend(rag: Ragstone, staged: CollectionState, asked: str | None, chunks: int) -> str:
-    """Return the backend that a collection of so many chunks goes to: the one asked for, or where it belongs.
+def check_backend(rag: Ragstone, collection: CollectionState, asked: str | None) -> str:
+    """Return the backend that a collection is to be searched in: the one asked for, or where it belongs.
 
     Raises InvalidInput for an unknown one, InvalidSettings where it is not configured, Unsupported without its driver.
     """
-    wanted = asked or belongs_to(replace(staged, chunks=chunks), rag.settings)
+    wanted = asked or belongs_to(collection, rag.settings)
     if wanted not in MOVE_TARGETS:
         raise InvalidInput("--backend", f"found {wanted!r}; needed one of {', '.join(MOVE_TARGETS)}")
-    open_index(rag.database, replace(staged, backend=wanted), rag.settings).close()
+    open_index(rag.database, replace(collection, backend=wanted), rag.settings).close()
     return wanted
 
 
-def build_index(rag: Ragstone, name: str, backend: str, *, by_hand: bool, watch: Watch) -> None:
-    """Build the index of a loaded collection; with `by_hand` it stays on that backend, whatever its size.
+def build_index(rag: Ragstone, name: str, backend: str, *, pinned: str | None, watch: Watch) -> None:
+    """Build the index of a loaded collection; `pinned` is the backend that it stays on whatever its size, or None.
 
     Outside the corpus that is a move, with all that a move verifies. Raises Conflict where that failed, and
-    IndexUnavailable where the backend cannot be reached: the restore can be gone on with.
+    IndexUnavailable where the backend cannot be reached: the restore can be gone on with, also into another backend.
     """
     staged = find_collection(rag.database, name)
     meter = Meter(watch, f"building the {backend} index", staged.chunks, "chunks")
+    _end_move_elsewhere(rag, staged, backend)
+    if staged.backend != backend:
+        _move(rag, name, backend, meter)
+    moves.pin(rag.database, staged, pinned)
     if backend == DEFAULT_BACKEND:
-        if by_hand:
-            moves.pin(rag.database, staged, backend)
         _build_hnsw(rag, find_collection(rag.database, name), meter)
-        return
-    if staged.backend == backend:
-        return  # built by an earlier try
-    move = moving.start(rag, name, backend) if by_hand else moving.start_due(rag, name)
-    if move is None:
-        raise Conflict(f"the settings changed meanwhile: the collection does not belong to {backend} any more")
-    with _watched(lambda: _done_of(rag, move.id), meter):
+
+
+def _end_move_elsewhere(rag: Ragstone, staged: CollectionState, backend: str) -> None:
+    """An earlier try may have begun a move into another backend, which nobody but a restore can end."""
+    for move in moves.latest_moves(rag.database, staged.id):
+        if move.active and move.target != backend:
+            moving.cancel(rag, staged.name)
+            moving.work_on(rag, move)
+
+
+def _move(rag: Ragstone, name: str, backend: str, meter: Meter) -> None:
+    move = moving.start(rag, name, backend)
+    with _watched(lambda: _done_of(rag, move.id), meter, lambda: _cancel(rag, name)):
         ended = moving.work_on(rag, move)
     if ended.phase != "done":
         raise Conflict(f"the {backend} index was not built: {ended.problem or ended.phase}")
+
+
+def _cancel(rag: Ragstone, name: str) -> None:
+    with suppress(RagstoneError):  # it has ended
+        moving.cancel(rag, name)
 
 
 def _build_hnsw(rag: Ragstone, staged: CollectionState, meter: Meter) -> None:

@@ -35,9 +35,14 @@ class LoaderPool:
         self._repository = repository
         self._threads = ThreadPoolExecutor(jobs, thread_name_prefix="ragstone-restore")
         self._free: SimpleQueue[Loader] = SimpleQueue()
-        self._loaders = [Loader(database) for _ in range(jobs)]
-        for loader in self._loaders:
-            self._free.put(loader)
+        self._loaders: list[Loader] = []
+        try:
+            for _ in range(jobs):
+                self._loaders.append(Loader(database))
+                self._free.put(self._loaders[-1])
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let what is under way come to its end, and drop the rest."""

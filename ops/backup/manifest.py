@@ -66,6 +66,29 @@ class ShardFile(_Part):
     last_id: Id | None
 
 
+class _Embedder(_Part):
+    model: Word
+    revision: str
+    dimension: int
+    normalised: bool
+    query_prefix: str
+    passage_prefix: str
+    numerics: str
+
+
+class _Chunker(_Part):
+    name: Word
+    max_tokens: Annotated[int, Field(ge=1)]
+    overlap_tokens: Annotated[int, Field(ge=0)]
+
+
+class _Stamp(_Part):
+    """What made a collection's embeddings: whoever opens it takes it apart, so it must be what this version writes."""
+
+    embedder: _Embedder
+    chunker: _Chunker
+
+
 class CollectionEntry(_Part):
     """One collection as it was at the snapshot. `parent` is the backup that this entry goes on from, or None."""
 
@@ -79,7 +102,7 @@ class CollectionEntry(_Part):
     pinned_backend: Word | None
     placement_threshold: Annotated[int, Field(ge=1, lt=_INT64)] | None
     recall_target: Annotated[float, Field(ge=0, le=1)] | None
-    sequence: Id
+    sequence: Count
     documents: Count
     chunks: Count
     created_at: AwareDatetime
@@ -214,6 +237,10 @@ def _check(manifest: Manifest, backup_id: str) -> None:
 def _check_entry(manifest: Manifest, entry: CollectionEntry) -> None:
     check_name(entry.name)
     _ = entry.spec  # raises where there is no such index
+    if entry.stamp is not None:
+        stamp = _Stamp.model_validate_json(json.dumps(entry.stamp))
+        if stamp.embedder.dimension != entry.dimension:
+            raise InvalidInput("stamp", f"found dimension {stamp.embedder.dimension}; needed {entry.dimension}")
     if entry.parent is not None and (manifest.kind == "full" or not is_id(entry.parent) or entry.parent >= manifest.id):
         raise InvalidInput("parent", "needed none in a full backup, else the id of an older backup")
     if entry.documents > entry.chunks:

@@ -28,9 +28,14 @@ class ReaderPool:
     def __init__(self, database: Database, snapshot: CorpusSnapshot, jobs: int) -> None:
         self._threads = ThreadPoolExecutor(jobs, thread_name_prefix="ragstone-backup")
         self._free: SimpleQueue[SnapshotReader] = SimpleQueue()
-        self._readers = [SnapshotReader(database, snapshot) for _ in range(jobs)]
-        for reader in self._readers:
-            self._free.put(reader)
+        self._readers: list[SnapshotReader] = []
+        try:
+            for _ in range(jobs):
+                self._readers.append(SnapshotReader(database, snapshot))
+                self._free.put(self._readers[-1])
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, work: Callable[[SnapshotReader], T]) -> Future[T | None]:
         """Let one of the sessions do this when its turn comes."""

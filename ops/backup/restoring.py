@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 
 from backends.corpus import staging
-from backends.corpus.collections import delete_collection, find_collection, list_collections
+from backends.corpus.collections import CollectionState, delete_collection, find_collection, list_collections
 from backends.corpus.database import errors_mapped
 from backends.errors import BackupDamaged, CollectionExists, CollectionNotFound, InvalidInput, NotFound, Unsupported
 from ops.backup.chains import at as made_by
@@ -22,6 +23,8 @@ from ops.backup.verifying import check_sizes
 from retrieval.checking import check_name
 from retrieval.library import COLLECTION_TTL_S, Ragstone
 from retrieval.placement import DEFAULT_BACKEND
+
+MOST_JOBS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +54,12 @@ class Restored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Order:
-    """One collection to restore, under which name."""
+    """One collection to restore, under which name, into which backend; `asked` is None where its size decides."""
 
     chain: Chain
     target: str
+    backend: str
+    asked: str | None
 
 
 def restore(
@@ -78,6 +83,7 @@ def restore(
     CollectionNotFound, CollectionExists, Conflict, and Unavailable; no collection is changed then.
     """
     started_s = time.monotonic()
+    _check_arguments(backup_id, at, collections, jobs)
     repository = Repository.open(repo)
     secret = rag.settings.backup_key
     key = None if secret is None else secret.get_secret_value()
@@ -86,7 +92,7 @@ def restore(
     else:
         manifest = load(repository, backup_id, key)
     orders = [
-        _Order(chain=one, target=target)
+        _Order(chain=one, target=target, backend=_backend(rag, one.entry, backend), asked=backend)
         for one, target in _targets(_chains(repository, manifest, collections, key), as_name)
     ]
     _check_targets(rag, [order.target for order in orders], replace)
@@ -95,9 +101,7 @@ def restore(
         _remove_replaced(rag)
         staged: list[_Restoring] = []
         with _cleared_away(rag, staged), loader_pool(rag.database, repository, jobs) as pool:
-            for order in orders:
-                staged.append(_Restoring(rag, order, watch))
-                staged[-1].choose(backend)
+            staged.extend(_Restoring(rag, order, watch) for order in orders)
             for one in staged:
                 one.load(pool)
         for one in staged:
@@ -111,7 +115,7 @@ def restore(
         backup_id=manifest.id,
         snapshot_at=manifest.snapshot_at,
         collections=[one.result() for one in staged],
-        replaced=list(replace) if aside else [],
+        replaced=list(aside),
         duration_s=time.monotonic() - started_s,
     )
 
@@ -121,18 +125,13 @@ class _Restoring:
 
     def __init__(self, rag: Ragstone, order: _Order, watch: Watch) -> None:
         self.order = order
-        self.staged = staging.stage(rag.database, order.target, _source(order.chain), DEFAULT_BACKEND)
+        self.staged = staging.stage(
+            rag.database, order.target, _source(order.chain), DEFAULT_BACKEND, partial(_remove, rag)
+        )
         self._rag = rag
         self._watch = watch
-        self._asked: str | None = None
-        self._backend = DEFAULT_BACKEND
         self._load_s = 0.0
         self._index_s = 0.0
-
-    def choose(self, backend: str | None) -> None:
-        """Settle which backend it goes to, before anything is loaded."""
-        self._asked = backend
-        self._backend = check_backend(self._rag, self.staged, backend, self.order.chain.entry.chunks)
 
     def load(self, pool: LoaderPool) -> None:
         """Load its chunks, and give its tables their keys."""
@@ -148,8 +147,8 @@ class _Restoring:
     def index(self) -> None:
         """Build its vector index."""
         started_s = time.monotonic()
-        by_hand = self._asked is not None
-        build_index(self._rag, self.staged.name, self._backend, by_hand=by_hand, watch=self._watch)
+        pinned = self.order.asked or self.order.chain.entry.pinned_backend
+        build_index(self._rag, self.staged.name, self.order.backend, pinned=pinned, watch=self._watch)
         self._index_s = time.monotonic() - started_s
 
     def result(self) -> RestoredCollection:
@@ -160,7 +159,7 @@ class _Restoring:
             documents=entry.documents,
             chunks=entry.chunks,
             sequence=entry.sequence,
-            backend=self._backend,
+            backend=self.order.backend,
             load_s=self._load_s,
             index_s=self._index_s,
         )
@@ -173,8 +172,19 @@ def _cleared_away(rag: Ragstone, staged: Sequence[_Restoring]) -> Iterator[None]
         yield
     except (BackupDamaged, InvalidInput, Unsupported):
         for one in staged:
-            delete_collection(rag.database, one.staged.name)
+            _remove(rag, one.staged.name)
         raise
+
+
+def _check_arguments(backup_id: str | None, at: datetime | None, collections: Sequence[str] | None, jobs: int) -> None:
+    if collections is not None and not collections:
+        raise InvalidInput("collections", "found none; needed names, or None for all that the backup has")
+    if not 1 <= jobs <= MOST_JOBS:
+        raise InvalidInput("--jobs", f"found {jobs}; needed 1 to {MOST_JOBS}")
+    if at is not None and backup_id is not None:
+        raise InvalidInput("--at", f"found beside backup {backup_id}, which has its time; needed one of the two")
+    if at is not None and at.tzinfo is None:
+        raise InvalidInput("--at", f"found {at}, a time of no zone; needed one with a zone, for example UTC")
 
 
 def _chains(repository: Repository, manifest: Manifest, names: Sequence[str] | None, key: str | None) -> list[Chain]:
@@ -215,6 +225,25 @@ def _check_targets(rag: Ragstone, targets: Sequence[str], replace: Sequence[str]
         )
 
 
+def _backend(rag: Ragstone, entry: CollectionEntry, asked: str | None) -> str:
+    """Where a collection goes, told before anything of it is there."""
+    expected = CollectionState(
+        id=0,
+        name=entry.name,
+        spec=entry.spec,
+        stamp=entry.stamp,
+        sequence=entry.sequence,
+        documents=entry.documents,
+        chunks=entry.chunks,
+        backend=DEFAULT_BACKEND,
+        index_id=0,
+        created_at=entry.created_at,
+        placement_threshold=entry.placement_threshold,
+        pinned_backend=entry.pinned_backend,
+    )
+    return check_backend(rag, expected, asked)
+
+
 def _source(chain_: Chain) -> staging.Source:
     entry = chain_.entry
     content = entry.model_dump_json().encode()
@@ -233,8 +262,11 @@ def _source(chain_: Chain) -> staging.Source:
 def _remove_replaced(rag: Ragstone) -> None:
     """Remove what stepped aside: now, or in a restore that was killed right after its switch."""
     for name in staging.replaced_collections(rag.database):
-        try:
-            rag.indexes.remove_all(find_collection(rag.database, name))
-            delete_collection(rag.database, name)
-        except NotFound:
-            continue  # another process did it
+        _remove(rag, name)
+
+
+def _remove(rag: Ragstone, name: str) -> None:
+    """Remove a collection that no user can name, with its indexes outside the corpus."""
+    with suppress(NotFound):  # another process did it
+        rag.indexes.remove_all(find_collection(rag.database, name))
+        delete_collection(rag.database, name)

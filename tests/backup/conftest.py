@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 import retrieval
-from ops.backup import restoring
+from backends.corpus.staging import Loaded, Loader
+from ops import backup
+from ops.backup import planning, restoring
 from retrieval import Ragstone, library
 from retrieval.config import Settings
+from tests.backup.subject import DIMENSION, DOCUMENTS, names, put
 from tests.service.serving import database_of_its_own
 from tests.stores import Stores
 
@@ -87,6 +91,30 @@ def s3_repo(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield f"s3://{bucket}/ragstone/daily"
     finally:
         server.stop()
+
+
+@pytest.fixture
+def own(rag: Ragstone, repo: str, monkeypatch: pytest.MonkeyPatch) -> backup.Backup:
+    """A backup of the collection `own`, in ten files."""
+    monkeypatch.setattr(planning, "LEAST_ROWS", 30)
+    monkeypatch.setattr(planning, "MOST_ROWS", 30)
+    put(rag.create_collection("own", dimension=DIMENSION), names(0, DOCUMENTS), seed=1)
+    return backup.create(rag, repo)
+
+
+@pytest.fixture
+def files_loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are loaded into a corpus, as long as nobody empties the list."""
+    loaded: list[str] = []
+    load = Loader.load
+
+    def spy(self: Loader, staged: Any, file: str, batches: Any) -> Loaded:
+        done = load(self, staged, file, batches)
+        loaded.append(file)
+        return done
+
+    monkeypatch.setattr(Loader, "load", spy)
+    return loaded
 
 
 def clear(rag: Ragstone) -> None:

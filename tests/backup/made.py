@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -23,10 +24,20 @@ from ops.backup.manifest import (
 )
 from ops.backup.repository import Repository
 from ops.backup.runs import Runs
+from retrieval.embedding.base import EmbedderStamp
 
 NOON = datetime(2024, 2, 29, 12, 0, 0, 250_000, tzinfo=UTC)
 SYSTEM = 7_450_123_456_789_012_345
 DIMENSION = 3
+STAMP = EmbedderStamp(
+    model="small",
+    revision="1",
+    dimension=DIMENSION,
+    normalised=True,
+    query_prefix="",
+    passage_prefix="",
+    numerics="float32",
+)
 
 
 def runs_of(ids: Sequence[int]) -> Runs:
@@ -99,7 +110,10 @@ def entry_of(
         dimension=DIMENSION,
         metric="cosine",
         precision="half",
-        stamp={"model": "hashing", "settings": {"chunk_tokens": 256}},
+        stamp={
+            "embedder": asdict(STAMP),
+            "chunker": {"name": "structure-1", "max_tokens": 256, "overlap_tokens": 32},
+        },
         backend="pgvector",
         pinned_backend=None,
         placement_threshold=None,

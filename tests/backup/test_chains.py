@@ -138,7 +138,7 @@ UNFIT: dict[str, Callable[[dict[str, Any]], None]] = {
     "has no collection 7": of_another_collection,
     "is of another corpus": lambda content: content.update(system_identifier=1),
     "another corpus": lambda content: content.update(timeline=2),
-    "which has IndexSpec": lambda content: content["collections"][0].update(dimension=4),
+    "which has IndexSpec": lambda content: content["collections"][0].update(dimension=4, stamp=None),
     "metric='l2'": lambda content: content["collections"][0].update(metric="l2"),
     "is not older": lambda content: content["collections"][0].update(sequence=10**6),
 }

@@ -138,7 +138,7 @@ def test_damage_is_a_finding(command: Commands) -> None:
     found = command("verify")
     assert found.status == 1
     assert re.search(rf"^{made['id']}/{shard.name}: \S", found.out, re.MULTILINE)
-    assert "NOT good, 1 problems" in found.out
+    assert "NOT good, 1 found wrong" in found.out
     listed = command("list")
     assert listed.status == 1
     assert "FAILED (hashes)" in listed.out
