@@ -33,6 +33,7 @@ bench: install
 	$(BIN)/python -m benchmarks.corpus --rows 10000 --rounds 2
 	$(BIN)/python -m benchmarks.batcher
 	$(BIN)/python -m benchmarks.faiss_search --rows 30000 --rounds 1
+	$(BIN)/python -m benchmarks.backup --rows 20000 --rounds 1
 	$(BIN)/python -m benchmarks.moving --rows 5000 --rounds 1 --route faiss,pgvector
 
 clean:

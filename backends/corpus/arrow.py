@@ -108,8 +108,8 @@ def _fields(data: _Bytes, starts: _Positions, count: int) -> list[tuple[_Positio
 
 def _gathered(data: _Bytes, positions: _Positions, width: int) -> NDArray[Any]:
     """Integers of `width` bytes, big-endian, from everywhere in the data."""
-    picked = data[positions[:, None] + np.arange(width)]
-    return picked.view(f">i{width}")[:, 0] if len(positions) else np.empty(0, f">i{width}")
+    everywhere: NDArray[Any] = np.ndarray((max(len(data) - width + 1, 0),), f">i{width}", data, strides=(1,))
+    return everywhere[positions]
 
 
 def _texts(
