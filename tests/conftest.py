@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from backends.corpus.database import Database
@@ -52,9 +53,18 @@ def postgres_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
     server = attach(tmp_path_factory.mktemp("corpus") / "data")
     try:
+        _without_syncs(server.url)
         yield server.url
     finally:
         server.detach()
+
+
+def _without_syncs(url: str) -> None:
+    """Its data need not survive the machine, and most of the run would be spent on waiting for the disk."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("ALTER SYSTEM SET full_page_writes = off")
+        connection.execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture(scope="session")
