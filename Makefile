@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/ragstone demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile # most of a run is waiting for servers; each worker has its own
 
 check: install
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from backends.attached import AttachedIndex
@@ -18,6 +18,7 @@ from backends.corpus.collections import CollectionState, find_collection
 from backends.corpus.database import Database
 from backends.corpus.following import forgotten_up_to
 from backends.corpus.search import FoundChunk, count_matching, join_candidates, matching_ids, run
+from backends.efforts import band_of, effort_of
 from backends.errors import IndexUnavailable
 from backends.filters import Filter
 from backends.pgvector import PgvectorIndex
@@ -45,11 +46,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The chunks, nearest first, ties by id; which backend proposed them; whether every embedding was compared."""
+    """The chunks, nearest first, ties by id; which backend proposed them; whether every embedding was compared.
+
+    `effort` is what the index was searched with, None for its default. `index_s` is what the index took where it is
+    not in the corpus, 0 elsewhere; the rest of a search is the corpus's.
+    """
 
     chunks: list[FoundChunk]
     backend: str
     exact: bool
+    effort: int | None = None
+    index_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ class _Question:
     top_k: int
     filter: Filter | None
     effort: int | None
+    index_s: list[float] = field(default_factory=list)
 
 
 class Searcher:
@@ -95,6 +103,7 @@ class Searcher:
         self._index = index.index
         self._exact_settings = {"statement_timeout": str(statement_budget_ms)}
         self._exact_fallback_chunks = exact_fallback_chunks
+        self._tuned = collection.efforts.get(self._index.name, {})
         selects = self._index.capabilities.selects_ids
         self._matching = _Remembered[_Matching](
             SELECTION_TTL_S if selects else COUNT_TTL_S, SELECTIONS_KEPT if selects else FILTERS_KEPT
@@ -119,15 +128,31 @@ class Searcher:
         matching = _UNFILTERED if filter is None else self._matching.get(filter, lambda: self._matches(filter))
         if matching.is_little:
             return self._exact(embedding, top_k, filter)
+        asked = _Question(embedding, top_k, filter, self._effort(effort, filter, matching))
         try:
-            chunks = self._approximate(_Question(embedding, top_k, filter, effort), matching)
+            chunks = self._approximate(asked, matching)
         except IndexUnavailable:
             self._require_small()
             return self._exact(embedding, top_k, filter)
         if len(chunks) < top_k:
             # Short because nothing more matches, or because the index did not reach it: only the corpus knows.
             return self._exact(embedding, top_k, filter)
-        return Found(chunks=chunks, backend=self._index.name, exact=self._index.capabilities.exact)
+        return Found(
+            chunks=chunks,
+            backend=self._index.name,
+            exact=self._index.capabilities.exact,
+            effort=asked.effort,
+            index_s=sum(asked.index_s),
+        )
+
+    def _effort(self, asked: int | None, filter: Filter | None, matching: _Matching) -> int | None:
+        """The effort asked for, or what was tuned for so selective a filter, counted as far as it was counted."""
+        if asked is not None or not self._tuned:
+            return asked
+        if filter is None:
+            return effort_of(self._tuned, "all")
+        known = matching.count is not None
+        return effort_of(self._tuned, band_of(matching.count, self._collection.chunks) if known else None)
 
     def _answers_exactly(self) -> bool:
         return isinstance(self._index, PgvectorIndex) and not self._index.ready
@@ -161,7 +186,9 @@ class Searcher:
         """Return what the index proposes, joined with the whole tail, and how many chunks it proposed."""
         for _ in range(CATCH_UPS):
             queries = asked.embedding[None, :]
+            started_s = time.perf_counter()
             proposed = self._attached.search(queries, wanted, asked.filter, asked.effort, matching.ids)
+            asked.index_s.append(time.perf_counter() - started_s)
             applied = proposed.applied if matching.ids is None else min(proposed.applied, matching.sequence)
             chunks, horizon = join_candidates(
                 self._database,

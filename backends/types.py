@@ -50,6 +50,7 @@ class IndexSpec:
 class IndexIdentity:
     """Whose index it is. An index that says otherwise than the corpus is rebuilt, never searched.
 
+    `system_identifier` is PostgreSQL's, mixed with the database: a server may hold a corpus in each.
     `index_id` is the corpus's row for this index, never used twice: an index built anew beside an old one has
     another.
     """

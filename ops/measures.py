@@ -34,6 +34,20 @@ def recall_at_k(
     return len({id_ for id_, score in returned if score >= worst}) / wanted
 
 
+def distance_ratio(
+    returned_distances: Sequence[float], true_distances: Sequence[float], epsilon: float = SCORE_EPSILON
+) -> float:
+    """Return how much farther than the true ones the returned chunks are, on the mean over the ranks: 1 for equal.
+
+    Both are distances, nearest first. Ranks with nothing returned are left out, recall tells of them; so are ranks
+    whose true distance is no more than `epsilon`, for which a ratio says nothing. 1 where no rank is left. The
+    "overall ratio" of Tao, Yi, Sheng and Kalnis, SIGMOD 2009, https://doi.org/10.1145/1559845.1559905.
+    """
+    pairs = zip(returned_distances, true_distances, strict=False)
+    ratios = [max(found / true, 1.0) for found, true in pairs if true > epsilon]
+    return sum(ratios) / len(ratios) if ratios else 1.0
+
+
 def percentiles(values: Sequence[float], percents: Sequence[float] = (50, 95, 99)) -> dict[str, float]:
     """Return `{"p50": ..., "p95": ..., "p99": ...}` of `values`, linear between the two nearest of them.
 

@@ -11,8 +11,8 @@ from backends.corpus.collections import CollectionState, configure_collection, f
 from backends.corpus.reading import StoredDocument, get_document, get_documents
 from backends.corpus.search import FoundChunk
 from backends.corpus.writing import WriteTransaction, write
-from backends.errors import Conflict, InvalidFilter, InvalidInput
-from backends.filters import All, Filter, parse
+from backends.errors import Conflict, InvalidFilter, InvalidInput, RagstoneError
+from backends.filters import All, parse
 from backends.pgvector import PgvectorIndex
 from backends.searching import Found, Searcher
 from backends.types import Embeddings, Metric, Precision
@@ -28,6 +28,7 @@ from retrieval.checking import (
     check_top_k,
 )
 from retrieval.documents import Answer, Document, Event, Hit, Metadata, Retrieval, UpsertResult
+from retrieval.telling import NO_EMBEDDING, Asked, observed_search, told
 from retrieval.upserting import Upsert
 
 if TYPE_CHECKING:
@@ -95,10 +96,14 @@ class Collection:
     def route_to(self, state: CollectionState) -> None:
         """Go to the index that serves now. The one before follows on, and serves here until the new one is open."""
         self._looked_s = time.monotonic()
-        if state.id == self.id and state.index_id != self._route.state.index_id:
+        if state.id != self.id:
+            return
+        if state.index_id != self._route.state.index_id:
             index = self._rag.indexes.attached_soon(state)
             if index is not None:
                 self._route = self._routed(state, index)
+        elif state.efforts != self._route.state.efforts:
+            self._route = self._routed(state, self._route.index)
 
     def info(self) -> CollectionInfo:
         """Return how the collection stands now; raises CollectionNotFound where it was deleted."""
@@ -139,7 +144,7 @@ class Collection:
         have been embedded so far. Raises InvalidDocument, DuplicateId, ModelMismatch, QueueFull.
         """
         checked = check_documents(documents)
-        embed = self._rag.embed_for(self._state)
+        embed = self._rag.embedder_for(self._state).embed
         upsert = Upsert(
             database=self._rag.database,
             collection=self._state,
@@ -217,14 +222,9 @@ class Collection:
         check_query(query)
         check_mode(mode)
         check_top_k(top_k, self._rag.settings.max_top_k)
-        parsed = parse(filter)
-        embed = self._rag.embed_for(self._state)
-        started = time.perf_counter()
-        embedding = prepare_one(embed([query], "query")[0], self._state.spec, "query")
-        embedded = time.perf_counter()
-        found = self._search(embedding, top_k, parsed)
-        timings_ms = {"embed": _ms(started, embedded), "search": _ms(embedded, time.perf_counter())}
-        return _retrieval(found.chunks, timings_ms, found.backend, found.exact)
+        asked = Asked(top_k, filter, parse(filter))
+        timings_ms: dict[str, float] = {}
+        return self._search(self._embed(query, asked, timings_ms), asked, timings_ms)
 
     def search(self, embedding: object, top_k: int = 10, filter: object = None, exact: bool = False) -> list[Hit]:
         """Return the chunks nearest to an embedding, float32 [d]. `exact` compares it with every one."""
@@ -235,11 +235,8 @@ class Collection:
     ) -> Retrieval:
         """Search, and say how many milliseconds it took and what answered."""
         check_top_k(top_k, self._rag.settings.max_top_k)
-        parsed = parse(filter)
-        prepared = prepare_one(embedding, self._state.spec, "embedding")
-        started = time.perf_counter()
-        found = self._search(prepared, top_k, parsed, exact)
-        return _retrieval(found.chunks, {"search": _ms(started, time.perf_counter())}, found.backend, found.exact)
+        asked = Asked(top_k, filter, parse(filter), exact)
+        return self._search(prepare_one(embedding, self._state.spec, "embedding"), asked, {})
 
     def generate(self, query: str, top_k: int = 5, filter: object = None, max_tokens: int | None = None) -> Answer:
         """Answer a question from the documents, with citations."""
@@ -253,8 +250,12 @@ class Collection:
         self, query: str, top_k: int = 5, filter: object = None, max_tokens: int | None = None
     ) -> Iterator[Event]:
         """Answer as it comes: the hits, pieces of text, then the whole answer with its citations."""
+        started_s = time.perf_counter()
         retrieval = self.retrieve_with_timings(query, top_k, filter)
-        return self._rag.answer(query, retrieval, self._state.spec.metric, max_tokens)
+        events = self._rag.answer(query, retrieval, self._state.spec.metric, max_tokens)
+        if not self._rag.observers:
+            return events
+        return told(events, self._rag.observers, self._route.state, retrieval.timings_ms, started_s)
 
     def wait_until_indexed(self, timeout_s: float = 600) -> None:
         """Return when the vector index has all that is there now, or none is needed; IndexBehind after `timeout_s`."""
@@ -264,12 +265,48 @@ class Collection:
         else:
             self._rag.indexes.wait(route.state, timeout_s)
 
-    def _search(self, embedding: Embeddings, top_k: int, filter: Filter | None, exact: bool = False) -> Found:
+    def _embed(self, query: str, asked: Asked, timings_ms: dict[str, float]) -> Embeddings:
+        """Embed a query; what waiting for the model took and what embedding it took is added to `timings_ms`."""
+        embedder = self._rag.embedder_for(self._state)
+        started_s = time.perf_counter()
+        try:
+            embeddings, queue_s = embedder.embed_timed([query], "query")
+        except RagstoneError as error:
+            timings_ms["embed"] = _ms(started_s, time.perf_counter())
+            self._tell(self._route, NO_EMBEDDING, asked, timings_ms, outcome=error.code)
+            raise
+        embedding = prepare_one(embeddings[0], self._state.spec, "query")
+        timings_ms["queue"] = _ms(0, queue_s)
+        timings_ms["embed"] = _ms(started_s + queue_s, time.perf_counter())
+        return embedding
+
+    def _search(self, embedding: Embeddings, asked: Asked, timings_ms: dict[str, float]) -> Retrieval:
+        """Search, and tell the observers of it; `timings_ms` are the stages before, to which this adds its own."""
         route = self._current()
-        found = route.searcher.search(embedding, top_k, filter, exact)
+        started = time.perf_counter()
+        try:
+            found = route.searcher.search(embedding, asked.top_k, asked.filter, asked.exact)
+        except RagstoneError as error:
+            timings_ms["search"] = _ms(started, time.perf_counter())
+            self._tell(route, embedding, asked, timings_ms, outcome=error.code)
+            raise
+        timings_ms |= _stages(found, time.perf_counter() - started)
         if isinstance(route.index.index, PgvectorIndex) and not route.index.index.ready:
             self._rag.keeper.remind(self.name, route.index.index)
-        return found
+        self._tell(route, embedding, asked, timings_ms, found)
+        return _retrieval(found.chunks, timings_ms, found.backend, found.exact)
+
+    def _tell(
+        self,
+        route: _Route,
+        embedding: Embeddings,
+        asked: Asked,
+        timings_ms: dict[str, float],
+        found: Found | None = None,
+        outcome: str = "ok",
+    ) -> None:
+        if self._rag.observers:
+            self._rag.observers.tell(observed_search(route.state, embedding, asked, timings_ms, found, outcome))
 
     def _routed(self, state: CollectionState, index: AttachedIndex) -> _Route:
         settings = self._rag.settings
@@ -317,6 +354,13 @@ def hit(found: FoundChunk) -> Hit:
 
 def _retrieval(chunks: list[FoundChunk], timings_ms: dict[str, float], backend: str, exact: bool) -> Retrieval:
     return Retrieval(hits=[hit(chunk) for chunk in chunks], timings_ms=timings_ms, backend=backend, exact=exact)
+
+
+def _stages(found: Found, took_s: float) -> dict[str, float]:
+    """What a search took: in an index beside the corpus and then in the corpus, or in the corpus alone."""
+    if not found.index_s:
+        return {"search": _ms(0, took_s)}
+    return {"search": _ms(0, found.index_s), "corpus": _ms(found.index_s, took_s)}
 
 
 def _document(stored: StoredDocument) -> Document:

@@ -78,6 +78,28 @@ class Settings(BaseSettings):
         None, min_length=16, description="Signs the manifests of backups; one without its signature is refused"
     )
 
+    health_every_s: float = Field(
+        300.0, ge=0, description="Seconds from one health report of `ragstone serve` to the next; 0 for none"
+    )
+
+    recall_sample: float = Field(
+        0.01, ge=0, le=1, description="Share of searches that are kept, so that recall is measured on them; 0 for none"
+    )
+    recall_kept_queries: int = Field(2_000, ge=1, le=100_000, description="Searches kept of each collection, at most")
+    recall_budget_s_per_min: float = Field(
+        3.0, ge=0, le=60, description="Seconds of each minute that go into measuring recall; 0 for none"
+    )
+
+    slow_query_ms: float = Field(
+        500.0,
+        ge=0,
+        description="Searches that take so long are kept with their plan: `latency report --slow`",
+    )
+    traces: bool = Field(
+        False,
+        description="Whether spans of searches and answers go to OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says where",
+    )
+
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="The largest HTTP request body")
     max_top_k: int = Field(1_000, ge=1, description="The most hits that one search may ask for")
     service_threads: int = Field(40, ge=1, description="Threads of the HTTP service that may block")

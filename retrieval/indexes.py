@@ -68,6 +68,10 @@ class OpenIndexes:
             threading.Thread(target=self._attach_quietly, args=(collection,), name=name, daemon=True).start()
         return attached
 
+    def open_here(self, index_id: int) -> AttachedIndex | None:
+        """Return an index that this process searches or follows; None where it does neither."""
+        return self._attached.get(index_id)
+
     def follow_all(self, collection: CollectionState) -> None:
         """Follow every live index of a collection: the one that serves, and those kept for a rollback."""
         with self._opening:

@@ -4,7 +4,6 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -16,27 +15,26 @@ from backends.corpus.database import Database
 from backends.corpus.jobs import Jobs
 from backends.corpus.server import EmbeddedServer, attach
 from backends.errors import Conflict, CorpusUnavailable, InvalidInput, ModelMismatch
-from backends.types import Embeddings, IndexSpec, Metric, Precision
+from backends.types import IndexSpec, Metric, Precision
 from retrieval.checking import check_name, check_placement, shown
 from retrieval.chunking import Chunker
 from retrieval.collection import Collection
 from retrieval.config import Settings, load
-from retrieval.documents import Event, Retrieval
-from retrieval.embedding.base import EmbedderStamp, Kind
+from retrieval.documents import Retrieval
+from retrieval.embedding.base import EmbedderStamp
 from retrieval.embedding.batching import Batcher
 from retrieval.embedding.factory import open_embedder
-from retrieval.generation.answering import answer_stream
+from retrieval.generation.answering import EventStream, answer_stream
 from retrieval.generation.base import Generator
 from retrieval.generation.factory import open_generator
 from retrieval.indexes import AwayIndex, OpenIndexes
 from retrieval.indexing import IndexKeeper
+from retrieval.observing import Observers
 from retrieval.placement import DEFAULT_BACKEND
 
 COLLECTION_TTL_S = 1.0
 EMBEDDED_ATTEMPTS = 5
 EMBEDDED_PAUSE_S = 0.5
-
-EmbedTexts = Callable[[Sequence[str], Kind], Embeddings]
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +61,7 @@ class Ragstone:
         self.keeper = IndexKeeper(self.database, self.settings)
         self.indexes = OpenIndexes(self.database, self.settings)
         self.jobs = Jobs(self.database)
+        self.observers = Observers()
 
     def __enter__(self) -> Self:
         return self
@@ -182,7 +181,7 @@ class Ragstone:
         self.ping()
         return self.indexes.away()
 
-    def embed_for(self, state: CollectionState) -> EmbedTexts:
+    def embedder_for(self, state: CollectionState) -> Batcher:
         """Return what embeds a collection's texts; raises ModelMismatch where that is not this service's model."""
         if state.stamp is None:
             raise Conflict(
@@ -199,7 +198,7 @@ class Ragstone:
                 f"collection {state.name!r} was embedded otherwise ({differing}), and such embeddings cannot be "
                 "compared: set embedding_model to the collection's, or make a new collection"
             )
-        return self.embedder.embed
+        return self.embedder
 
     def chunker_for(self, state: CollectionState) -> Chunker:
         """Return what chunks a collection's texts: what it began with, since settings are for new collections."""
@@ -213,7 +212,7 @@ class Ragstone:
             )
         return chunker
 
-    def answer(self, query: str, retrieval: Retrieval, metric: Metric, max_tokens: int | None) -> Iterator[Event]:
+    def answer(self, query: str, retrieval: Retrieval, metric: Metric, max_tokens: int | None) -> EventStream:
         """Answer a question from what was retrieved for it."""
         settings = self.settings.model_copy(update={"refusal_score": _refusal_score(self.settings, metric)})
         return answer_stream(query, retrieval, self.generator, settings, max_tokens=max_tokens)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +29,7 @@ _STATE = (
     "placement_threshold",
     "recall_target",
     "pinned_backend",
+    "efforts",
 )
 COLUMN_TYPE: dict[Precision, str] = {"half": "halfvec", "single": "vector"}
 
@@ -37,7 +38,8 @@ COLUMN_TYPE: dict[Precision, str] = {"half": "halfvec", "single": "vector"}
 class CollectionState:
     """A collection as the corpus had it when asked. `stamp` is None where users bring their own embeddings.
 
-    `backend` and `index_id` name the index that serves. What is None of the last three, the service's settings say.
+    `backend` and `index_id` name the index that serves. What is None of the next three, the service's settings say.
+    `efforts` are what searches take, by backend and by band of filter selectivity, where that was tuned.
     """
 
     id: int
@@ -53,6 +55,7 @@ class CollectionState:
     placement_threshold: int | None = None
     recall_target: float | None = None
     pinned_backend: str | None = None
+    efforts: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def create_collection(

@@ -215,6 +215,13 @@ class FaissIndex(VectorIndex):
     def _has_cagra(self) -> bool:
         return self._card is not None and self._card.has_cagra
 
+    def segments(self) -> list[Segment]:
+        """Return the segments as they are now, to be looked at; raises IndexUnavailable where there are none."""
+        state = self._current()
+        if state is None:
+            raise IndexUnavailable(f"there is no FAISS index {self.identity.name} here that could be looked at")
+        return list(state.segments)
+
     def _current(self) -> State | None:
         """Return the state, loading the snapshot the first time; None where there is nothing that can be searched."""
         if not self._loaded:

@@ -11,10 +11,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ops.cli import backup, collections, later, move
+from ops.cli import backup, collections, latency, later, move, recall
 from ops.cli.demo import demo
 from ops.cli.evaluate import evaluate_collection
 from ops.cli.failures import FINDING, FINE, INTERRUPTED, report
+from ops.cli.health import health
 from ops.cli.ingest import ingest
 from ops.cli.query import ask, retrieve
 from ops.cli.serve import serve
@@ -100,6 +101,9 @@ app.command()(ask)
 app.add_typer(collections.commands, name="collections")
 app.add_typer(move.commands, name="move")
 app.add_typer(backup.commands, name="backup")
+app.add_typer(latency.commands, name="latency")
+app.add_typer(recall.commands, name="recall")
+app.command()(health)
 app.command("eval")(evaluate_collection)
 later.add_to(app)
 

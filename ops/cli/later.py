@@ -11,24 +11,12 @@ _MARK = "(not built yet)"
 _ANY_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 _GROUPS = {
-    "recall": (
-        "Measure recall against exact search, and tune it.",
-        {
-            "measure": "Measure recall on recorded queries.",
-            "tune": "Find the least effort that keeps a recall.",
-            "history": "Show how recall went.",
-        },
-    ),
-    "latency": ("Report latencies.", {"report": "Show the percentiles of each stage."}),
     "cost": ("Report what it costs.", {"report": "Show tokens, time and money by collection."}),
 }
-_COMMANDS = {"health": "Check the corpus and the vector indexes."}
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to come, marked as such in the help."""
-    for name, summary in _COMMANDS.items():
-        _add(app, name, summary, f"ragstone {name}")
     for group, (summary, names) in _GROUPS.items():
         commands = typer.Typer(no_args_is_help=True)
         for name, does in names.items():

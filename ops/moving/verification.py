@@ -73,7 +73,7 @@ def verify(
     `keep_up` is called often, and returns when the index has applied what the corpus had when it was called.
     """
     collection = attached.collection
-    chunks, indexed, missing, foreign = _parity(database, attached, keep_up)
+    chunks, indexed, missing, foreign = parity(database, attached, keep_up)
     wrong = missing or foreign
     recalls = [] if wrong else _recalls(database, collection, attached, keep_up, seed)
     return Verification(
@@ -87,7 +87,7 @@ def verify(
     )
 
 
-def _parity(database: Database, attached: AttachedIndex, keep_up: KeepUp) -> tuple[int, int, int, int]:
+def parity(database: Database, attached: AttachedIndex, keep_up: KeepUp) -> tuple[int, int, int, int]:
     """Count chunks, indexed ids, missing and foreign ones; a difference that goes away was a write in between."""
     foreign: Ids | None = None
     for _ in range(PARITY_TRIES):
@@ -129,7 +129,7 @@ def _recalls(
     deadline_s = time.monotonic() + RECALL_BUDGET_S
     kept_up_s = 0.0
     recalls: list[float] = []
-    for query in _queries(sample_embeddings(database, state, QUERIES, seed), collection.spec):
+    for query in drawn_queries(sample_embeddings(database, state, QUERIES, seed), collection.spec):
         if time.monotonic() > deadline_s and len(recalls) >= LEAST_QUERIES:
             break
         if time.monotonic() - kept_up_s > KEEP_UP_S:
@@ -139,8 +139,8 @@ def _recalls(
     return recalls
 
 
-def _queries(stored: Embeddings, spec: IndexSpec) -> Embeddings:
-    """Move each a tenth of the way to the next."""
+def drawn_queries(stored: Embeddings, spec: IndexSpec) -> Embeddings:
+    """Make queries of stored embeddings, float32 [n, d]: each is moved a tenth of the way to the next."""
     moved = (1 - STEP) * stored + STEP * np.roll(stored, 1, axis=0)
     usable = moved[np.abs(moved).max(axis=1) > 0] if len(moved) else moved
     return prepare(usable, spec)

@@ -82,10 +82,15 @@ class Batcher:
         holds: it feeds them slice by slice), EmbedderUnavailable when the batcher is closed, and whatever the
         model raised for a forward pass with one of these texts in it.
         """
+        return self.embed_timed(texts, kind)[0]
+
+    def embed_timed(self, texts: Sequence[str], kind: Kind) -> tuple[Embeddings, float]:
+        """Embed as `embed` does, and say how many seconds the text that waited longest waited for its forward pass."""
         embeddings = np.empty((len(texts), self.stamp.dimension), np.float32)
         rows = self._rows_not_cached(texts, kind, embeddings)
         caller = object()
         under_way: deque[Request] = deque()
+        waited_s = 0.0
         try:
             for start in range(0, len(rows), self._slice_texts):
                 part = rows[start : start + self._slice_texts]
@@ -98,13 +103,13 @@ class Batcher:
                 self._hand_over(waiting, kind, caller, may_refuse=start == 0)
                 under_way.append(request)
                 if len(under_way) > 1:
-                    under_way.popleft().wait()
+                    waited_s = max(waited_s, under_way.popleft().wait())
             while under_way:
-                under_way.popleft().wait()
+                waited_s = max(waited_s, under_way.popleft().wait())
         finally:
             for request in under_way:
                 request.abandon()
-        return embeddings
+        return embeddings, waited_s
 
     def token_spans(self, text: str) -> TokenSpans:
         """Return where each token of `text` stands: int64 [tokens, 2], start and end in characters."""
@@ -207,6 +212,8 @@ class Batcher:
 
     def _run(self, batch: list[WaitingText]) -> None:
         started = perf_counter()
+        for text in batch:
+            text.begin(started)
         try:
             embeddings = self._embedder.run([text.prepared for text in batch])
             self._check_shape(embeddings, len(batch))

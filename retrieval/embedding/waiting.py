@@ -3,6 +3,7 @@
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from threading import Event
+from time import perf_counter
 
 from backends.errors import EmbedderUnavailable
 from retrieval.embedding.base import Embeddings, Kind, Prepared
@@ -16,6 +17,12 @@ class Request:
         self._missing = texts
         self._error: Exception | None = None
         self._ended = Event()
+        self._made_s = perf_counter()
+        self._waited_s = 0.0
+
+    def begin(self, now_s: float) -> None:
+        """Note that the forward pass of one text begins, on `perf_counter`; a pass that is run again begins anew."""
+        self._waited_s = max(self._waited_s, now_s - self._made_s)
 
     def answer(self, row: int, embeddings: Embeddings) -> None:
         """Put one text's embedding [d] into its row."""
@@ -38,11 +45,15 @@ class Request:
     def ended(self) -> bool:
         return self._ended.is_set()
 
-    def wait(self) -> None:
-        """Wait until every text is embedded; raises what its forward pass raised."""
+    def wait(self) -> float:
+        """Wait until every text is embedded, and return how many seconds the last of them waited for its pass.
+
+        None at all where it joined a pass under way. Raises what its forward pass raised.
+        """
         self._ended.wait()
         if self._error is not None:
             raise self._error
+        return self._waited_s
 
 
 class WaitingText:
@@ -59,6 +70,10 @@ class WaitingText:
     @property
     def wanted(self) -> bool:
         return not all(request.ended for request, _ in self.wanted_by)
+
+    def begin(self, now_s: float) -> None:
+        for request, _ in self.wanted_by:
+            request.begin(now_s)
 
     def answer(self, embedding: Embeddings) -> None:
         for request, row in self.wanted_by:

@@ -1,6 +1,6 @@
-"""What Prometheus sees: requests, stages of a retrieval, the connection pool, the batcher. Labels are bounded sets."""
+"""What Prometheus sees: requests, the connection pool, the batcher, what collectors add. Labels are bounded sets."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,7 +13,6 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"}
 CLIENT_GONE = 499
 """No answer was sent, since nobody waited for it any more."""
 REQUEST_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-STAGE_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 POOL_GAUGES = {
     "pool_size": "Connections to PostgreSQL that are open",
     "pool_available": "Connections that wait to be used",
@@ -49,13 +48,6 @@ class Metrics:
             buckets=REQUEST_BUCKETS_S,
             registry=self.registry,
         )
-        self._stages = Histogram(
-            "ragstone_stage_duration_seconds",
-            "What each stage of a query took",
-            ["stage"],
-            buckets=STAGE_BUCKETS_S,
-            registry=self.registry,
-        )
         ProcessCollector(registry=self.registry)
         for collector in (_Resources(rag), *collectors):
             self.registry.register(collector)
@@ -65,11 +57,6 @@ class Metrics:
         method = method if method in METHODS else "other"
         self._requests.labels(method, route, str(status or CLIENT_GONE)).inc()
         self._durations.labels(method, route).observe(took_s)
-
-    def stages(self, timings_ms: Mapping[str, float]) -> None:
-        """Note what the stages of a query took."""
-        for stage, took_ms in timings_ms.items():
-            self._stages.labels(stage).observe(took_ms / 1000)
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""

@@ -24,6 +24,7 @@ DRIVERS = {  # a driver, and the only places that may import it
     "faiss": ["backends/faiss", "benchmarks"],
     "fsspec": ["ops/backup"],
     "grpc": ["backends/weaviate"],
+    "opentelemetry": ["ops/latency/tracing.py"],
     "pinecone": ["backends/pinecone"],
     "pyarrow": ["backends/corpus/arrow.py", "backends/corpus/exporting.py", "backends/corpus/staging.py", "ops/backup"],
     "weaviate": ["backends/weaviate"],

@@ -82,7 +82,7 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize(("given", "wanted"), FILTERS, ids=str)
+@pytest.mark.parametrize(("given", "wanted"), FILTERS, ids=[str(given) for given, _ in FILTERS])
 def test_filters_mean_what_pinecones_do(index: Index, given: dict[str, Any], wanted: set[str]) -> None:
     """A list has a value when one of its elements is it; true is no number; orders are for numbers."""
     records: dict[str, dict[str, Any]] = {

@@ -18,6 +18,7 @@ from backends.memory import MemoryIndex
 from backends.types import IndexSpec
 from backends.vectors import prepare
 from tests.corpora import TAIL_LIMIT, made_collection, put, random_embeddings, searcher
+from tests.service.serving import database_of_its_own
 
 SPEC = IndexSpec(dimension=4)
 
@@ -178,6 +179,21 @@ def test_an_index_of_another_corpus_is_rebuilt(database: Database, collection: C
     bring_up_to_date(database, collection, foreign)
     assert foreign.identity == identity(database, collection)
     assert foreign.stats().count == 1
+
+
+def test_corpora_of_one_server_are_told_apart(
+    database: Database, collection: CollectionState, postgres_url: str
+) -> None:
+    """Two databases of one server count collections and indexes alike: their identities differ all the same."""
+    with database_of_its_own(postgres_url, "another_corpus") as url:
+        other = Database(url, pool_size=1)
+        other.open()
+        try:
+            ours, theirs = identity(database, collection), identity(other, collection)
+        finally:
+            other.close()
+    assert ours.name != theirs.name
+    assert replace(ours, system_identifier=theirs.system_identifier) == theirs
 
 
 def test_an_index_ahead_of_the_corpus_is_rebuilt(database: Database, collection: CollectionState) -> None:

@@ -41,7 +41,7 @@ INSERT INTO ragstone.vector_index (collection_id, backend, serving) VALUES (%(co
 -- name: find_collection
 -- What is known of a collection by its name.
 SELECT c.dimension, c.metric, c.precision, c.id, c.name, c.stamp, c.sequence, c.documents, c.chunks, c.created_at,
-       i.backend, i.id, c.placement_threshold, c.recall_target, c.pinned_backend
+       i.backend, i.id, c.placement_threshold, c.recall_target, c.pinned_backend, c.efforts
 FROM ragstone.collection c JOIN ragstone.vector_index i ON i.collection_id = c.id AND i.serving
 WHERE c.name = %(name)s
 
@@ -69,5 +69,6 @@ DROP TABLE {chunk}, {embedding}
 DELETE FROM ragstone.collection WHERE id = %(collection_id)s
 
 -- name: identity
--- Whose corpus this is: a restored or cloned one differs in one of the two.
-SELECT s.system_identifier, c.timeline_id FROM pg_control_system() s, pg_control_checkpoint() c
+-- Whose corpus this is: a restored or cloned one differs in one of the two. A server can hold one in each database.
+SELECT s.system_identifier # (d.oid::bigint << 32), c.timeline_id
+FROM pg_control_system() s, pg_control_checkpoint() c, pg_database d WHERE d.datname = current_database()

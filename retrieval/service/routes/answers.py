@@ -6,7 +6,6 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from retrieval.documents import AnswerEvent, Event, HitsEvent, TextEvent
-from retrieval.service.metrics import Metrics
 from retrieval.service.schemas.answers import ANSWER_EXAMPLE, AnswerResult, GenerateBody, answer_json
 from retrieval.service.schemas.base import NameInPath
 from retrieval.service.schemas.problems import answers_with
@@ -48,20 +47,18 @@ def generate(here: Here, name: NameInPath, body: GenerateBody) -> Response:
     collection = here.rag.collection(name)
     if body.stream:
         events = collection.stream(body.query, body.top_k, body.filter, body.max_tokens)
-        return stream(events, lambda one: _encoded(one, here.metrics), _failed)
+        return stream(events, _encoded, _failed)
     answer = collection.generate(body.query, body.top_k, body.filter, body.max_tokens)
-    here.metrics.stages(answer.timings_ms)
     return Json(answer_json(answer))
 
 
-def _encoded(one: Event, metrics: Metrics) -> Iterable[bytes]:
+def _encoded(one: Event) -> Iterable[bytes]:
     match one:
         case HitsEvent(hits=hits):
             yield event("hits", {"results": [hit_json(hit) for hit in hits]})
         case TextEvent(text=text):
             yield event("text", {"text": text})
         case AnswerEvent(answer=answer):
-            metrics.stages(answer.timings_ms)
             yield event("answer", answer_json(answer))
 
 

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Response
 
 from backends.errors import InvalidInput
 from retrieval.documents import Answer, AnswerEvent, Event, HitsEvent, TextEvent
-from retrieval.service.metrics import Metrics
 from retrieval.service.routes.collections import collection_infos
 from retrieval.service.schemas.answers import citation_json
 from retrieval.service.schemas.chat import ChatBody, ChatMessage, ChatResult, ModelList, chat_usage_json
@@ -41,11 +40,10 @@ def complete(here: Here, body: ChatBody) -> Response:
     collection = here.rag.collection(body.model)
     query, max_tokens = _question(body.messages), body.max_completion_tokens or body.max_tokens
     if body.stream:
-        chunks = _Chunks.of(body, here.metrics)
+        chunks = _Chunks.of(body)
         events = collection.stream(query, body.top_k, body.filter, max_tokens)
         return stream(events, chunks.encoded, chunks.failed)
     answer = collection.generate(query, body.top_k, body.filter, max_tokens)
-    here.metrics.stages(answer.timings_ms)
     return Json(_completion(body.model, answer))
 
 
@@ -65,12 +63,11 @@ class _Chunks:
 
     head: dict[str, Any]
     include_usage: bool
-    metrics: Metrics
 
     @classmethod
-    def of(cls, body: ChatBody, metrics: Metrics) -> "_Chunks":
+    def of(cls, body: ChatBody) -> "_Chunks":
         include_usage = body.stream_options is not None and body.stream_options.include_usage
-        return cls(_head("chat.completion.chunk", body.model), include_usage, metrics)
+        return cls(_head("chat.completion.chunk", body.model), include_usage)
 
     def encoded(self, one: Event) -> Iterable[bytes]:
         match one:
@@ -79,7 +76,6 @@ class _Chunks:
             case TextEvent(text=text):
                 yield self._chunk({"content": text})
             case AnswerEvent(answer=answer):
-                self.metrics.stages(answer.timings_ms)
                 yield self._chunk({"citations": [citation_json(citation) for citation in answer.citations]}, "stop")
                 if self.include_usage:
                     yield event(None, {**self.head, "choices": [], "usage": chat_usage_json(answer.usage)})

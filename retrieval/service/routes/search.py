@@ -20,7 +20,6 @@ router = APIRouter(prefix="/v1/collections/{name}", tags=["retrieve"], route_cla
 def retrieve(here: Here, name: NameInPath, body: RetrieveBody) -> Json:
     """Return the passages nearest in meaning to a text, best first, with scores, metadata and their places."""
     found = here.rag.collection(name).retrieve_with_timings(body.query, body.top_k, body.filter, body.mode)
-    here.metrics.stages(found.timings_ms)
     return Json(retrieval_json(found))
 
 
@@ -33,5 +32,4 @@ def retrieve(here: Here, name: NameInPath, body: RetrieveBody) -> Json:
 def search(here: Here, name: NameInPath, body: SearchBody) -> Json:
     """Return the passages whose embeddings are nearest to this one, best first."""
     found = here.rag.collection(name).search_with_timings(body.embedding, body.top_k, body.filter, body.exact)
-    here.metrics.stages(found.timings_ms)
     return Json(retrieval_json(found))

@@ -23,7 +23,7 @@ ANSWER_EXAMPLE: JsonDict = {
     "citations": [CITATION_EXAMPLE],
     "results": [HIT_EXAMPLE],
     "usage": {"prompt_tokens": 0, "completion_tokens": 0},
-    "timings_ms": {"embed": 8.412, "search": 1.207, "generate": 3.1},
+    "timings_ms": {"queue": 0.051, "embed": 8.412, "search": 1.207, "generate": 3.1},
     "model": "extractive",
     "refused": False,
 }

@@ -18,7 +18,7 @@ HIT_EXAMPLE: JsonDict = {
     "start": 0,
     "end": 37,
 }
-TIMINGS_EXAMPLE: JsonDict = {"embed": 8.412, "search": 1.207}
+TIMINGS_EXAMPLE: JsonDict = {"queue": 0.051, "embed": 8.412, "search": 1.207}
 
 
 class RetrieveBody(Body):

@@ -1,0 +1,162 @@
+"""Spans: the field's names, the right times, no user's data; sent by OTLP where the environment says."""
+
+import gzip
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+import retrieval
+from backends.errors import Unsupported
+from ops import latency
+from ops.latency.tracing import Spans
+from retrieval.observing import Observed
+from tests.latency.watching import answered, searched
+
+
+def spans_of(observed: Observed, *, inside: bool = False) -> list[ReadableSpan]:
+    """Return the spans that an observation makes, in the order in which they ended."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+    if inside:
+        with tracer.start_as_current_span("request"):
+            Spans(tracer)(observed)
+    else:
+        Spans(tracer)(observed)
+    return list(exporter.get_finished_spans())
+
+
+def took_ms(span: ReadableSpan) -> float:
+    assert span.start_time is not None
+    assert span.end_time is not None
+    return (span.end_time - span.start_time) / 1e6
+
+
+def test_a_search_is_a_retrieval_span() -> None:
+    """Its name, kind and attributes are the conventions', and each stage is a span below it, one after the other."""
+    before_ns = time.time_ns()
+    *stages, search = spans_of(searched(queue=1, embed=8, search=2, corpus=3, total=15))
+    assert (search.name, search.kind) == ("retrieval handbook", SpanKind.CLIENT)
+    assert search.attributes is not None
+    assert search.attributes.items() >= {
+        "gen_ai.operation.name": "retrieval",
+        "gen_ai.data_source.id": "handbook",
+        "gen_ai.retrieval.top_k": 10,
+        "db.system.name": "postgresql",
+    }.items()  # fmt: skip
+    assert [(stage.name, took_ms(stage)) for stage in stages] == [
+        ("queue", 1), ("embeddings hashing", 8), ("search", 2), ("corpus", 3),
+    ]  # fmt: skip
+    assert all(one.end_time == two.start_time for one, two in pairwise(stages))
+    assert stages[0].start_time == search.start_time
+    assert took_ms(search) == 15
+    assert search.end_time is not None
+    assert before_ns - 1_000_000 <= search.end_time <= time.time_ns()
+    assert search.context is not None
+    assert all(stage.parent is not None and stage.parent.span_id == search.context.span_id for stage in stages)
+    assert search.status.status_code is StatusCode.UNSET
+
+
+def test_an_answer_is_a_chat_span() -> None:
+    """The model, the tokens and the time to the first of them are in it."""
+    (answer,) = spans_of(answered(generate_first=40, generate=200, answer=212))
+    assert (answer.name, took_ms(answer)) == ("chat a-model", 212)
+    assert answer.attributes is not None
+    assert answer.attributes.items() >= {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.response.model": "a-model",
+        "gen_ai.usage.input_tokens": 100,
+        "gen_ai.usage.output_tokens": 20,
+        "gen_ai.response.time_to_first_chunk": 0.04,
+    }.items()  # fmt: skip
+
+
+@pytest.mark.parametrize("observed", [searched(outcome="queue_full", total=1), answered("queue_full", answer=1)])
+def test_an_error_is_in_the_span(observed: Observed) -> None:
+    """error.type is the stable code, and the status says error."""
+    *_, span = spans_of(observed)
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == "queue_full"
+    assert span.status.status_code is StatusCode.ERROR
+
+
+def test_a_request_that_is_traced_already_is_its_parent() -> None:
+    """Where the caller has a span, ours are below it."""
+    *_, search, request = spans_of(searched(total=1), inside=True)
+    assert request.context is not None
+    assert search.parent is not None
+    assert search.parent.span_id == request.context.span_id
+
+
+def test_no_users_data_is_in_a_span() -> None:
+    """Neither filter nor ids nor embedding."""
+    assert "secret" not in "".join(span.to_json() for span in spans_of(searched(embed=1, total=2)))
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
+    """A server that takes spans by OTLP over HTTP, as a collector does."""
+    received: list[ExportTraceServiceRequest] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # the server's name for it
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            received.append(ExportTraceServiceRequest.FromString(body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", received
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_spans_arrive_at_a_collector(rag: retrieval.Ragstone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the setting `traces`, a search's spans are sent to OTEL_EXPORTER_OTLP_ENDPOINT, at the latest in the end."""
+    monkeypatch.setattr(rag, "settings", rag.settings.model_copy(update={"traces": True}))
+    traced = rag.create_collection("traced", dimension=2)
+    with collector() as (endpoint, received):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        with latency.record(rag):
+            traced.search([1, 0])
+        traced.search([1, 0])
+    rag.delete_collection("traced")
+    (request,) = received
+    (resource,) = request.resource_spans
+    assert "ragstone" in {attribute.value.string_value for attribute in resource.resource.attributes}
+    assert [span.name for scope in resource.scope_spans for span in scope.spans] == ["search", "retrieval traced"]
+
+
+def test_without_opentelemetry_the_setting_says_what_to_install(
+    rag: retrieval.Ragstone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the package is missing, `traces` is refused with the fix; without the setting nothing is missed."""
+    monkeypatch.delitem(sys.modules, "ops.latency.tracing")
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    with latency.record(rag):
+        pass
+    monkeypatch.setattr(rag, "settings", rag.settings.model_copy(update={"traces": True}))
+    with pytest.raises(Unsupported, match=r"pip install 'ragstone\[otel\]'"), latency.record(rag):
+        pass
+    assert not rag.observers
