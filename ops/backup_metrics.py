@@ -3,8 +3,6 @@
 It is read from the corpus, so that every process's runs show, also those that cron started.
 """
 
-import logging
-import threading
 from collections.abc import Iterable, Sequence
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -12,11 +10,7 @@ from prometheus_client.registry import Collector
 
 from backends.corpus.backups import BackupRun, latest_runs
 from backends.corpus.database import Database
-
-LOOK_LIMIT_S = 2.0
-"""How long a scrape waits for PostgreSQL: well below Prometheus' own limit of 10 s."""
-
-log = logging.getLogger(__name__)
+from ops.scraping import BoundedLook
 
 
 class BackupMetrics(Collector):
@@ -26,33 +20,12 @@ class BackupMetrics(Collector):
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
-        self._known: Sequence[BackupRun] = ()
-        self._looking: threading.Thread | None = None
-        self._one_look = threading.Lock()
+        self._look = BoundedLook[Sequence[BackupRun]]("backup", lambda: latest_runs(database), ())
 
     def collect(self) -> Iterable[Metric]:
-        self._look()
-        runs = self._known
+        runs = self._look.value()
         yield from _of_creating([run for run in runs if run.kind == "create"])
         yield from _of_verifying([run for run in runs if run.kind == "verify"])
-
-    def _look(self) -> None:
-        """Wait for a look, which goes on by itself where it takes long; there is never more than one."""
-        with self._one_look:
-            looking = self._looking
-            if looking is None or not looking.is_alive():
-                # A daemon: a PostgreSQL that hangs is not to keep the service from ending.
-                looking = threading.Thread(target=self._read, name="ragstone-backup-metrics", daemon=True)
-                self._looking = looking
-                looking.start()
-        looking.join(LOOK_LIMIT_S)
-
-    def _read(self) -> None:
-        try:
-            self._known = latest_runs(self._database)
-        except Exception as error:  # whatever it is, the other metrics are to be scraped
-            log.warning("backup metrics: %s", error)
 
 
 def _of_creating(runs: Sequence[BackupRun]) -> Iterable[Metric]:
@@ -93,5 +66,4 @@ def _last(runs: Sequence[BackupRun]) -> BackupRun:
 
 
 def _finished_s(run: BackupRun) -> float:
-    assert run.finished_at is not None  # the corpus says so of every run that it remembers
     return run.finished_at.timestamp()

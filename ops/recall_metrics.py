@@ -1,8 +1,5 @@
 """What Prometheus sees of recall: how each collection stands, by backend and band of filter selectivity."""
 
-import logging
-import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -10,56 +7,28 @@ from prometheus_client.registry import Collector
 
 from ops.recall.capture import Capture
 from ops.recall.watching import Standing, standings
+from ops.scraping import BoundedLook
 from retrieval.library import Ragstone
 
 LOOK_EVERY_S = 15.0
-LOOK_LIMIT_S = 2.0
-"""How long a scrape waits for PostgreSQL: well below Prometheus' own limit of 10 s."""
 COLLECTIONS = 50
 """Collections that are exported: those whose recall was measured on the most queries. A label is a bounded set."""
-
-log = logging.getLogger(__name__)
 
 
 class RecallMetrics(Collector):
     """Looks into the corpus now and then; where that does not answer in time, tells what was known before."""
 
     def __init__(self, rag: Ragstone, capture: Capture | None = None) -> None:
-        self._rag = rag
+        self.look = BoundedLook[Sequence[Standing]]("recall", lambda: standings(rag.database, rag), (), LOOK_EVERY_S)
         self._capture = capture
-        self._known: Sequence[Standing] = ()
-        self._looked_s = float("-inf")
-        self._looking: threading.Thread | None = None
-        self._one_look = threading.Lock()
 
     def collect(self) -> Iterable[Metric]:
-        self._look()
-        yield from _of_standings(exported(self._known))
+        yield from _of_standings(exported(self.look.value()))
         if self._capture is not None:
             captured = "Searches that were kept, so that recall is measured on them"
             yield CounterMetricFamily("ragstone_recall_captured", captured, value=self._capture.captured)
             dropped = "Searches that were to be kept and could not be"
             yield CounterMetricFamily("ragstone_recall_dropped", dropped, value=self._capture.dropped)
-
-    def _look(self) -> None:
-        """Wait for a look, which goes on by itself where it takes long; there is never more than one."""
-        with self._one_look:
-            looking = self._looking
-            if looking is None or not looking.is_alive():
-                if time.monotonic() - self._looked_s < LOOK_EVERY_S:
-                    return
-                # A daemon: a PostgreSQL that hangs is not to keep the service from ending.
-                looking = threading.Thread(target=self._read, name="ragstone-recall-metrics", daemon=True)
-                self._looking = looking
-                looking.start()
-        looking.join(LOOK_LIMIT_S)
-
-    def _read(self) -> None:
-        try:
-            self._known = standings(self._rag.database, self._rag)
-            self._looked_s = time.monotonic()
-        except Exception as error:  # whatever it is, the other metrics are to be scraped
-            log.warning("recall metrics: %s", error)
 
 
 def exported(known: Sequence[Standing], most: int = COLLECTIONS) -> list[Standing]:

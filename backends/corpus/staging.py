@@ -24,7 +24,7 @@ from backends.corpus.database import Connection, Database
 from backends.corpus.encoding import HEADER, TRAILER, encode_embeddings
 from backends.corpus.queries import query
 from backends.corpus.writing import BLOCK_BITS
-from backends.errors import CollectionExists, CollectionNotFound, Conflict
+from backends.errors import CollectionExists, Conflict
 from backends.types import Ids, IndexSpec
 
 if TYPE_CHECKING:
@@ -197,15 +197,6 @@ def replaced_collections(database: Database) -> list[str]:
     with database.connection() as connection:
         rows = connection.execute(query("staging", "replaced_collections"), {"pattern": f"{REPLACED}%"}).fetchall()
     return [row[0] for row in rows]
-
-
-def exists(database: Database, name: str) -> bool:
-    """Whether there is a collection of this name."""
-    try:
-        find_collection(database, name)
-    except CollectionNotFound:
-        return False
-    return True
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from backends.errors import BackupDamaged, Conflict, CorpusUnavailable, InvalidI
 from ops.backup.chains import Link, chain
 from ops.backup.contents import live_runs, read_file
 from ops.backup.manifest import CollectionEntry, Manifest
-from ops.backup.nearest import SEED, TOP_K, Best, Nearest, agree, between, mean_interval
+from ops.backup.nearest import SEED, TOP_K, Best, Nearest, agree, mean_interval
 from ops.backup.planning import plan_collection
 from ops.backup.progress import Meter, Watch
 from ops.backup.reading import batches
@@ -34,6 +34,7 @@ from ops.backup.row_sums import Sums, difference, rows_of
 from ops.backup.shards import read_chunks
 from ops.measures import recall_at_k
 from ops.moving.planning import Needs, needed
+from ops.moving.verification import drawn_queries
 from retrieval import Hit, Ragstone
 from retrieval.config import Settings, load
 from retrieval.placement import DEFAULT_BACKEND, belongs_to, builds_hnsw, recall_target_of
@@ -146,7 +147,7 @@ class Proof:
         """Compare all rows, and return the nearest ones to some queries among those of the files."""
         meter = Meter(self.watch, f"comparing {self._entry.name}", 2 * self._entry.chunks, "chunks")
         stored = sample_embeddings(self.rag.database, self.state, QUERIES, SEED)
-        nearest, ours, theirs = Nearest(between(stored), self._entry.spec), Sums(), Sums()
+        nearest, ours, theirs = Nearest(drawn_queries(stored, self._entry.spec), self._entry.spec), Sums(), Sums()
         for rows in self._backed_up():
             ours.add(rows)
             nearest.add(rows)

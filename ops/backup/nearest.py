@@ -11,23 +11,15 @@ from backends.vectors import exact_scores, prepare
 from ops.backup.row_sums import public_ids
 from ops.backup.shards import embeddings_of
 from ops.measures import SCORE_EPSILON
+from ops.recall.statistics import resampled_means
 
 TOP_K, SEED = 10, 0
-STEP = 0.1
-"""How far a query lies from a stored embedding, on the way to another one."""
 SHORTLIST = 40
 """Of so many rows of a block the scores are computed as they are defined; a matrix product says which."""
 ROWS_AT_ONCE = 4_096
-RESAMPLES = 2_000
 
 Best = list[tuple[str, float]]
 """Public ids and scores, nearest first."""
-
-
-def between(stored: Embeddings) -> Embeddings:
-    """Move each of the embeddings [n, d] a part of the way to the next: what an index has stored it finds easily."""
-    moved: Embeddings = ((1 - STEP) * stored + STEP * np.roll(stored, 1, axis=0)).astype(np.float32)
-    return moved[moved.any(axis=1)]
 
 
 class Nearest:
@@ -88,10 +80,10 @@ def agree(found: Best, true: Best, tolerance: float) -> bool:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the mean by the percentile bootstrap: of RESAMPLES means of values drawn from these.
+    """Return the 95 % interval of the mean by the percentile bootstrap: of many means of values drawn from these.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3.
     """
-    picked = np.random.default_rng(SEED).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(np.asarray(values, np.float64)[picked].mean(axis=1), [2.5, 97.5])
+    means = resampled_means(np.asarray(values, np.float64), np.random.default_rng(SEED))
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

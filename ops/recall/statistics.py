@@ -56,8 +56,8 @@ def summary(recalls: Sequence[float], seed: int = 0) -> RecallSummary:
 def interval(values: Values, seed: int) -> tuple[float, float]:
     """Return the 95 % interval of the mean of values between 0 and 1, float64 [n]."""
     generator = np.random.default_rng(seed)
-    low = np.percentile(_means(np.append(values, 0.0), generator), _TWO_SIDED_95[0])
-    high = np.percentile(_means(np.append(values, 1.0), generator), _TWO_SIDED_95[1])
+    low = np.percentile(resampled_means(np.append(values, 0.0), generator), _TWO_SIDED_95[0])
+    high = np.percentile(resampled_means(np.append(values, 1.0), generator), _TWO_SIDED_95[1])
     mean = float(values.mean())
     return min(float(low), mean), max(float(high), mean)
 
@@ -67,7 +67,7 @@ def queries_needed(target: float) -> int:
     return math.ceil(3 / max(1 - target, 1e-6))
 
 
-def _means(values: Values, generator: np.random.Generator) -> Values:
+def resampled_means(values: Values, generator: np.random.Generator) -> Values:
     """Return the means of RESAMPLES samples with replacement: how often each value is drawn is multinomial."""
     distinct, counts = np.unique(values, return_counts=True)
     drawn = generator.multinomial(len(values), counts / len(values), size=RESAMPLES)

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import retrieval
 from backends.corpus.backups import BackupRun, record_run
 from backends.errors import CorpusUnavailable
-from ops import backup_metrics
+from ops import backup_metrics, scraping
 from ops.backup_metrics import BackupMetrics
 from retrieval.config import load
 from retrieval.service import create_app
@@ -143,7 +143,7 @@ def test_a_corpus_that_is_away_breaks_no_scrape(rag: retrieval.Ragstone, monkeyp
     assert collected(metrics) == before
 
     release, asked = threading.Event(), []
-    monkeypatch.setattr(backup_metrics, "LOOK_LIMIT_S", 0.05)
+    monkeypatch.setattr(scraping, "LOOK_LIMIT_S", 0.05)
     monkeypatch.setattr(backup_metrics, "latest_runs", lambda _: asked.append(1) or release.wait(20) or known)
     began_s = time.monotonic()
     assert [collected(metrics) for _ in range(3)] == [before] * 3

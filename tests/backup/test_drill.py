@@ -24,6 +24,7 @@ from ops.backup.chains import chain, load
 from ops.backup.progress import Progress, nobody
 from ops.backup.repository import Repository
 from ops.backup.restoring import restore
+from ops.moving.verification import drawn_queries
 from retrieval import Collection, Document, Ragstone
 from retrieval.config import Settings
 from tests.corpora import random_embeddings
@@ -300,7 +301,7 @@ def test_the_nearest_are_those_of_a_sort(spec: IndexSpec, count: int, distinct: 
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(distinct, DIMENSION))[rng.integers(0, distinct, count)]
     rows = rows_with(prepare_kept(points, spec), spec.precision)
-    queries = nearest.between(points.astype(np.float32))[:5]
+    queries = drawn_queries(points.astype(np.float32), spec)[:5]
     found = nearest.Nearest(queries, spec)
     for start in range(0, count, 60):
         found.add(rows.slice(start, 60))

@@ -58,7 +58,7 @@ def exported(postgres_url: str) -> Exported:
         health, text = HealthMetrics(rag, every_s=0), ""
         with latency.record(rag) as latencies, recall.running(rag) as capture:
             measured = RecallMetrics(rag, capture)
-            measured._known, measured._looked_s = [_standing()], float("inf")
+            measured.look.known, measured.look.looked_s = [_standing()], float("inf")
             health.look()
             collectors = [BackupMetrics(rag.database), LatencyMetrics(latencies), health, measured]
             with served(create_app(rag, collectors=collectors)) as service:

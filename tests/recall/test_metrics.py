@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.errors import CorpusUnavailable
-from ops import recall, recall_metrics
+from ops import recall, recall_metrics, scraping
 from ops.recall.statistics import summary
 from ops.recall.watching import Standing
 from ops.recall_metrics import RecallMetrics, exported
@@ -89,7 +89,7 @@ def test_a_corpus_that_is_away_breaks_no_scrape(asked: Asked, monkeypatch: pytes
     assert scraped(collected(metrics), asked.name) == before
 
     release = threading.Event()
-    monkeypatch.setattr(recall_metrics, "LOOK_LIMIT_S", 0.05)
+    monkeypatch.setattr(scraping, "LOOK_LIMIT_S", 0.05)
     monkeypatch.setattr(recall_metrics, "standings", lambda *_: release.wait(20) and [])
     began_s = time.monotonic()
     assert [scraped(collected(metrics), asked.name) for _ in range(3)] == [before] * 3
