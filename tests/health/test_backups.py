@@ -10,6 +10,8 @@ import pytest
 import retrieval
 from backends.corpus import staging
 from backends.corpus.backups import BackupRun, record_run
+from backends.corpus.collections import find_collection
+from backends.errors import CollectionNotFound
 from ops import backup
 from ops.cli import backup as commands
 from ops.health import backups
@@ -154,7 +156,8 @@ def test_a_restore_that_was_left(rag: Ragstone) -> None:
     assert fix is not None
     fix.run()
     assert look(rag, backups.restore_left).level == "ok"
-    assert not staging.exists(rag.database, staged.name)
+    with pytest.raises(CollectionNotFound):
+        find_collection(rag.database, staged.name)
 
 
 def left_for(rag: Ragstone, ago: timedelta) -> None:

@@ -66,12 +66,9 @@ class Load:
         """New documents, and old ones that move elsewhere: the next search finds them where they are now."""
         new = names(FIRST_NEW + number * WRITES_AT_ONCE, WRITES_AT_ONCE)
         old = names(number % 90, 2)
-        self._put([*new, *old], seed=1_000 + number)
-        self._subject.check_found([new[0], old[1]])
-
-    def _put(self, ids: list[str], seed: int) -> None:
-        with self._known:
-            self._subject.put(ids, seed)
+        with self._known:  # until they were looked for: a delete may choose a new one
+            self._subject.put([*new, *old], seed=1_000 + number)
+            self._subject.check_found([new[0], old[1]])
 
     def _delete(self, number: int) -> None:
         """One of d100 to d299, and later of the new ones: the next search does not have it any more."""

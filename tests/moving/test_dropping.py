@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 import retrieval
+from backends.corpus.collections import identity
 from backends.corpus.indexes import IndexRow
 from backends.errors import CollectionNotFound, IndexUnavailable
 from backends.types import IndexStats
@@ -23,6 +25,12 @@ AN_HOUR_S = 3_600
 
 def row_of(subject: Subject, backend: str) -> IndexRow:
     return next(row for row in subject.rows if row.backend == backend)
+
+
+def _folder(subject: Subject, row: IndexRow, settings: Settings) -> Path:
+    """Where an index has its files; other corpora may have theirs beside it."""
+    owner = identity(subject.rag.database, replace(subject.state, index_id=row.id))
+    return index_folder(settings) / owner.name
 
 
 def stats_of(subject: Subject, row: IndexRow) -> IndexStats:
@@ -61,7 +69,7 @@ def test_two_steps(subject: Subject, backend: str, settings: Settings) -> None:
     assert subject.standing == [("pgvector", "serving")]
     left = stats_of(subject, row)
     assert (left.ready, left.count) == (False, 0)
-    assert not list(index_folder(settings).glob(f"ragstone-*-{row.id:x}"))
+    assert not _folder(subject, row, settings).exists()
     moving.drop_old(subject.rag, 0)
     subject.arrive("pgvector")
     subject.check_whole()
@@ -201,7 +209,7 @@ def test_deleted_files_go(subject: Subject, settings: Settings) -> None:
     """Deleting a collection removes its FAISS index from the disk."""
     subject.move("faiss")
     subject.arrive("faiss")
-    folder = next(index_folder(settings).glob(f"ragstone-*-{row_of(subject, 'faiss').id:x}"))
+    folder = _folder(subject, row_of(subject, "faiss"), settings)
     assert any(folder.iterdir())
     subject.rag.delete_collection(subject.name)
     assert not folder.exists()
