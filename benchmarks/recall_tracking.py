@@ -8,7 +8,8 @@ many as `test` has are kept from tuning. One JSON line for each thing that is sh
 
 coverage  how often the reported 95 % interval of a sample of 20 % covers the recall of the 2,000 queries it is of
 filtered  recall and short hits of filters that match 10 %, 1 % and 0.1 %
-alert     whether recall below its target is told, once ef_search is forced to 10
+alert     whether recall below its target is told, once ef_search is forced to 10; on FAISS, whose HNSW looks at 40
+          candidates at least, also for the first rows in an IVF index whose nprobe is forced to 1
 tune      `recall tune --target 0.99`: what it reaches on queries it did not see, and how many steps above the least
 overhead  searches with tracking beside searches without, in rounds that take turns: ratios of p50 and p99
 """
@@ -30,6 +31,7 @@ import numpy as np
 
 import retrieval
 from backends.corpus.collections import find_collection
+from backends.corpus.observations import set_effort
 from backends.filters import parse
 from backends.types import Embeddings
 from backends.vectors import prepare
@@ -44,6 +46,8 @@ from retrieval import Collection, Ragstone
 from retrieval.config import load
 
 NAME = "tracked"
+FEW = "few"
+FEW_ROWS = 20_000
 TOP_K = 10
 TARGET = 0.99
 OF_EACH_DRAW = 2_000
@@ -73,6 +77,9 @@ def main() -> None:
             examined = _truths(rag, queries)
         for backend in ("pgvector", "faiss"):
             _on(folder, backend, examined, unseen, arguments)
+        if "alert" in arguments.parts:
+            found = _alert_of_lists(folder, train[:FEW_ROWS], queries[:ALERT_QUERIES])
+            _print("faiss ivf_sq8", min(FEW_ROWS, len(train)), alert_nprobe_1=found)
 
 
 def _on(folder: str, backend: str, examined: list[Examined], unseen: Embeddings, arguments: argparse.Namespace) -> None:
@@ -87,7 +94,7 @@ def _on(folder: str, backend: str, examined: list[Examined], unseen: Embeddings,
             _print(backend, rows, filtered=_filtered(rag, queries[:FILTERED_QUERIES]))
     if "alert" in arguments.parts:
         with _opened(folder, ef_search=10, recall_sample=1.0, recall_budget_s_per_min=60.0) as rag:
-            _print(backend, rows, alert=_alert(rag, queries[:ALERT_QUERIES]))
+            _print(backend, rows, alert=_alert(rag, NAME, queries[:ALERT_QUERIES]))
     if "tune" in arguments.parts:
         with _opened(folder, recall_sample=1.0, recall_budget_s_per_min=0.0) as rag:
             _print(backend, rows, tune=_tune(rag, queries, unseen))
@@ -140,16 +147,27 @@ def _band(examiner: Examiner, expected: str, examined: Sequence[Examined]) -> di
     }
 
 
-def _alert(rag: Ragstone, queries: Embeddings) -> dict[str, Any]:
+def _alert_of_lists(folder: str, train: Embeddings, queries: Embeddings) -> dict[str, Any]:
+    """Index some rows by lists, and look at one list a query."""
+    with _opened(folder, faiss_kind="ivf_sq8") as rag:
+        _load(rag, train, FEW)
+        _arrive(rag, "faiss", FEW)
+        with rag.database.connection() as connection:
+            set_effort(connection, find_collection(rag.database, FEW).id, "faiss", "all", 1)
+    with _opened(folder, recall_sample=1.0, recall_budget_s_per_min=60.0) as rag:
+        return _alert(rag, FEW, queries)
+
+
+def _alert(rag: Ragstone, name: str, queries: Embeddings) -> dict[str, Any]:
     """Search as users do while recall is tracked, until all of it is measured."""
-    collection = rag.collection(NAME)
+    collection = rag.collection(name)
     collection.configure(recall_target=TARGET)
     _forget(rag)
     with recall.running(rag):
         for query in queries:
             collection.search(query, TOP_K)
         deadline_s = time.monotonic() + 600
-        while (standing := _standing(rag)) is None or standing.recall.queries < len(queries):
+        while (standing := _standing(rag, name)) is None or standing.recall.queries < len(queries):
             if time.monotonic() > deadline_s:
                 raise SystemExit("the queries were not measured within ten minutes")
             time.sleep(0.2)
@@ -164,9 +182,9 @@ def _alert(rag: Ragstone, queries: Embeddings) -> dict[str, Any]:
     }
 
 
-def _standing(rag: Ragstone) -> recall.Standing | None:
+def _standing(rag: Ragstone, name: str) -> recall.Standing | None:
     found = recall.standings(rag.database, rag)
-    return next((one for one in found if (one.collection, one.band) == (NAME, "all")), None)
+    return next((one for one in found if (one.collection, one.band) == (name, "all")), None)
 
 
 def _forget(rag: Ragstone) -> None:
@@ -268,16 +286,16 @@ def _interval(ratios: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _load(rag: Ragstone, train: Embeddings) -> None:
-    collection = rag.create_collection(NAME, dimension=train.shape[1], metric="l2")
+def _load(rag: Ragstone, train: Embeddings, name: str = NAME) -> None:
+    collection = rag.create_collection(name, dimension=train.shape[1], metric="l2")
     ids = [f"d{n}" for n in range(len(train))]
     collection.upsert_embeddings(ids, train, ["text"] * len(ids), [{"n": n % 1_000} for n in range(len(ids))])
     collection.wait_until_indexed(1_800)
 
 
-def _arrive(rag: Ragstone, backend: str) -> None:
-    if find_collection(rag.database, NAME).backend != backend:
-        move = moving.work_on(rag, moving.start(rag, NAME, backend))
+def _arrive(rag: Ragstone, backend: str, name: str = NAME) -> None:
+    if find_collection(rag.database, name).backend != backend:
+        move = moving.work_on(rag, moving.start(rag, name, backend))
         assert move.phase == "done", move
 
 
