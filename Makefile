@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_URL ?= $(RAGSTONE_VLLM_URL)
 
-.PHONY: install demo test check format bench clean
+.PHONY: install demo test test-vllm check format bench clean
 
 install: $(STAMP)
 
@@ -19,6 +20,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile # most of a run is waiting for servers; each worker has its own
+
+test-vllm: install
+	RAGSTONE_VLLM_URL='$(VLLM_URL)' $(BIN)/python -m pytest tests/vllm # make test-vllm VLLM_URL=http://127.0.0.1:8001/v1
 
 check: install
 	$(BIN)/ruff check .

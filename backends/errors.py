@@ -20,7 +20,8 @@ RagstoneError
 ├── Busy                    try again after `retry_after_s`
 │   ├── QueueFull           too much is waiting for the embedding model
 │   ├── IndexBehind         the tail is full: writes wait for the vector index
-│   └── WriteConflict       other writers kept changing the same documents
+│   ├── WriteConflict       other writers kept changing the same documents
+│   └── BudgetExceeded      a hard limit of what may be spent is reached
 ├── FilterTooExpensive      the search would take more than the statement's budget
 ├── Unavailable             something outside cannot be reached
 │   ├── CorpusUnavailable   PostgreSQL
@@ -134,6 +135,12 @@ class IndexBehind(Busy):
 
 class WriteConflict(Busy):
     code = "write_conflict"
+
+
+class BudgetExceeded(Busy):
+    """A hard limit is reached; `retry_after_s` is when its day ends, and 0 where no retry will help."""
+
+    code = "budget_exceeded"
 
 
 class FilterTooExpensive(RagstoneError):

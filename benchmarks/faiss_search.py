@@ -159,7 +159,7 @@ def _interleaved(calls: dict[str, Callable[[int], object]], count: int, rounds: 
 
 
 def _index(collection: Collection) -> FaissIndex:
-    index = collection._route.index.index
+    index = collection._searches.route.index.index
     assert isinstance(index, FaissIndex)
     return index
 

@@ -229,7 +229,7 @@ def _afterwards(rag: retrieval.Ragstone, collection: Collection, load_: Load) ->
         found |= {document.id for document in page}
         after = page[-1].id
     with rag.database.dedicated() as connection:
-        chunks = len(chunk_ids(connection, collection._route.state))
+        chunks = len(chunk_ids(connection, collection._searches.route.state))
     return {
         "what": "after all moves",
         "searches": len(load_.latencies),

@@ -1,6 +1,7 @@
 """Runs the HTTP service in this process, until a signal says stop."""
 
 import errno
+import gc
 import signal
 import socket
 from collections.abc import Callable
@@ -48,6 +49,15 @@ def run_until_stopped(app: Callable[..., object], listener: socket.socket, *, re
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     _Server(config, ready).run(sockets=[listener])
+
+
+def leave_to_itself() -> None:
+    """Keep what is loaded by now out of garbage collection.
+
+    It stays until the end, and looking through a model library's million objects stops every request for 0.1 s.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class _Server(uvicorn.Server):

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backends.errors import RagstoneError
+    from retrieval.attribution import attributed
     from retrieval.collection import Collection, CollectionInfo
     from retrieval.config import Settings
     from retrieval.documents import (
         Answer,
         AnswerEvent,
+        AnswerSpan,
         Chunk,
         Citation,
         Document,
@@ -29,13 +31,18 @@ if TYPE_CHECKING:
         UpsertResult,
         Usage,
     )
+    from retrieval.generation.base import Message
+    from retrieval.generation.templates import PromptTemplate
     from retrieval.library import Ragstone, open
 
 _HOME = {
     "RagstoneError": "backends.errors",
+    "attributed": "retrieval.attribution",
     "Collection": "retrieval.collection",
     "CollectionInfo": "retrieval.collection",
     "Settings": "retrieval.config",
+    "Message": "retrieval.generation.base",
+    "PromptTemplate": "retrieval.generation.templates",
     "Ragstone": "retrieval.library",
     "open": "retrieval.library",
 }
@@ -43,6 +50,7 @@ _HOME = {
 __all__ = [
     "Answer",
     "AnswerEvent",
+    "AnswerSpan",
     "Chunk",
     "Citation",
     "Collection",
@@ -51,6 +59,8 @@ __all__ = [
     "Event",
     "Hit",
     "HitsEvent",
+    "Message",
+    "PromptTemplate",
     "Ragstone",
     "RagstoneError",
     "Retrieval",
@@ -58,6 +68,7 @@ __all__ = [
     "TextEvent",
     "UpsertResult",
     "Usage",
+    "attributed",
     "open",
 ]
 

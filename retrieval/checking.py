@@ -97,6 +97,15 @@ def check_top_k(top_k: object, limit: int) -> int:
     return top_k
 
 
+def check_max_tokens(max_tokens: object) -> int | None:
+    """Return max_tokens, or raise InvalidInput; None leaves it to the model server."""
+    if max_tokens is None:
+        return None
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+        raise InvalidInput("max_tokens", f"found {shown(max_tokens)}; needed a whole number from 1")
+    return max_tokens
+
+
 def check_query(query: object) -> str:
     """Return a query's text, or raise InvalidInput."""
     if not isinstance(query, str) or not query.strip():

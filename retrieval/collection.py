@@ -1,34 +1,36 @@
 """One collection, as users handle it."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import EllipsisType
 from typing import TYPE_CHECKING
 
-from backends.attached import AttachedIndex
-from backends.corpus.collections import CollectionState, configure_collection, find_collection
+from backends.corpus.collections import CollectionState, OwnSettings, configure_collection, find_collection
 from backends.corpus.reading import StoredDocument, get_document, get_documents
-from backends.corpus.search import FoundChunk
 from backends.corpus.writing import WriteTransaction, write
-from backends.errors import Conflict, InvalidFilter, InvalidInput, RagstoneError
+from backends.errors import Conflict, InvalidFilter, InvalidInput
 from backends.filters import All, parse
 from backends.pgvector import PgvectorIndex
-from backends.searching import Found, Searcher
-from backends.types import Embeddings, Metric, Precision
+from backends.types import Metric, Precision
 from backends.vectors import prepare_one
 from retrieval.bulk import check_bulk, upsert_bulk
 from retrieval.checking import (
     check_documents,
     check_id,
     check_list,
+    check_max_tokens,
     check_mode,
     check_placement,
     check_query,
-    check_top_k,
 )
-from retrieval.documents import Answer, Document, Event, Hit, Metadata, Retrieval, UpsertResult
-from retrieval.telling import NO_EMBEDDING, Asked, observed_search, told
+from retrieval.documents import Answer, Document, Hit, Metadata, Retrieval, UpsertResult
+from retrieval.generation.answering import Answering
+from retrieval.generation.base import Message
+from retrieval.generation.driving import AnswerRun, EventStream
+from retrieval.generation.templates import PromptTemplate, template_of
+from retrieval.searching import Query, Searches
+from retrieval.telling import observed_answer
 from retrieval.upserting import Upsert
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class CollectionInfo:
     """How a collection stands. `embedding_model` is None where users bring their own embeddings.
 
     `placement_threshold` and `recall_target` are None where the service's settings hold, `pinned_backend` is None
-    where size decides.
+    where size decides, `prompt` is None where it is the default.
     """
 
     name: str
@@ -60,15 +62,7 @@ class CollectionInfo:
     placement_threshold: int | None
     recall_target: float | None
     pinned_backend: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """Where searches go: the collection as it was when asked, the index that served it then, and what searches it."""
-
-    state: CollectionState
-    index: AttachedIndex
-    searcher: Searcher
+    prompt: PromptTemplate | None
 
 
 class Collection:
@@ -80,8 +74,7 @@ class Collection:
     def __init__(self, rag: "Ragstone", state: CollectionState) -> None:
         self._rag = rag
         self._state = state
-        self._route = self._routed(state, rag.indexes.attach(state))
-        self._looked_s = time.monotonic()
+        self._searches = Searches(rag, state)
         self._wrote()
 
     @property
@@ -95,15 +88,7 @@ class Collection:
 
     def route_to(self, state: CollectionState) -> None:
         """Go to the index that serves now. The one before follows on, and serves here until the new one is open."""
-        self._looked_s = time.monotonic()
-        if state.id != self.id:
-            return
-        if state.index_id != self._route.state.index_id:
-            index = self._rag.indexes.attached_soon(state)
-            if index is not None:
-                self._route = self._routed(state, index)
-        elif state.efforts != self._route.state.efforts:
-            self._route = self._routed(state, self._route.index)
+        self._searches.route_to(state)
 
     def info(self) -> CollectionInfo:
         """Return how the collection stands now; raises CollectionNotFound where it was deleted."""
@@ -124,14 +109,30 @@ class Collection:
             placement_threshold=state.placement_threshold,
             recall_target=state.recall_target,
             pinned_backend=state.pinned_backend,
+            prompt=None if state.prompt is None else template_of(state),
         )
 
-    def configure(self, *, placement_threshold: int | None = None, recall_target: float | None = None) -> None:
-        """Give the collection a threshold and a recall target of its own; None leaves them to the settings."""
-        check_placement(placement_threshold, recall_target)
-        configure_collection(
-            self._rag.database, self.name, placement_threshold=placement_threshold, recall_target=recall_target
-        )
+    def configure(
+        self,
+        *,
+        placement_threshold: int | EllipsisType | None = ...,
+        recall_target: float | EllipsisType | None = ...,
+        prompt: PromptTemplate | EllipsisType | None = ...,
+    ) -> None:
+        """Give the collection a threshold, a recall target or a prompt of its own.
+
+        None goes back to the service's settings, for `prompt` to the default; what is not given stays as it is. Other
+        processes follow within a second. Raises InvalidInput, and CollectionNotFound where it was deleted.
+        """
+        own = OwnSettings()
+        if not isinstance(placement_threshold, EllipsisType):
+            own["placement_threshold"] = placement_threshold
+        if not isinstance(recall_target, EllipsisType):
+            own["recall_target"] = recall_target
+        if not isinstance(prompt, EllipsisType):
+            own["prompt"] = None if prompt is None else prompt.as_dict()
+        check_placement(own.get("placement_threshold"), own.get("recall_target"))
+        self.route_to(configure_collection(self._rag.database, self.name, own))
 
     def count(self) -> int:
         """Return how many documents there are."""
@@ -177,7 +178,7 @@ class Collection:
                 "dimension=... for your own embeddings"
             )
         rows = check_bulk(ids, embeddings, texts, metadata, self._state)
-        result = upsert_bulk(self._rag.database, self._current().state, rows, self._rag.settings.tail_limit)
+        result = upsert_bulk(self._rag.database, self._searches.current().state, rows, self._rag.settings.tail_limit)
         self._wrote()
         return result
 
@@ -221,10 +222,8 @@ class Collection:
         """Retrieve, and say how many milliseconds each stage took and what answered."""
         check_query(query)
         check_mode(mode)
-        check_top_k(top_k, self._rag.settings.max_top_k)
-        asked = Asked(top_k, filter, parse(filter))
-        timings_ms: dict[str, float] = {}
-        return self._search(self._embed(query, asked, timings_ms), asked, timings_ms)
+        asked = self._searches.asked(top_k, filter)
+        return self._searches.retrieve(query, asked, self._rag.before("search")).retrieval
 
     def search(self, embedding: object, top_k: int = 10, filter: object = None, exact: bool = False) -> list[Hit]:
         """Return the chunks nearest to an embedding, float32 [d]. `exact` compares it with every one."""
@@ -234,94 +233,67 @@ class Collection:
         self, embedding: object, top_k: int = 10, filter: object = None, exact: bool = False
     ) -> Retrieval:
         """Search, and say how many milliseconds it took and what answered."""
-        check_top_k(top_k, self._rag.settings.max_top_k)
-        asked = Asked(top_k, filter, parse(filter), exact)
-        return self._search(prepare_one(embedding, self._state.spec, "embedding"), asked, {})
+        asked = self._searches.asked(top_k, filter, exact=exact)
+        prepared = prepare_one(embedding, self._state.spec, "embedding")
+        return self._searches.search(Query(prepared), asked, self._rag.before("search")).retrieval
 
-    def generate(self, query: str, top_k: int = 5, filter: object = None, max_tokens: int | None = None) -> Answer:
-        """Answer a question from the documents, with citations."""
-        answer = None
-        for event in self.stream(query, top_k, filter, max_tokens):
-            answer = getattr(event, "answer", None)
-        assert isinstance(answer, Answer)
-        return answer
+    def generate(
+        self,
+        query: str,
+        top_k: int = 5,
+        filter: object = None,
+        max_tokens: int | None = None,
+        history: Sequence[Message] = (),
+    ) -> Answer:
+        """Answer a question from the documents, with citations. `history` is the conversation before it."""
+        return self.prepare_answer(query, top_k, filter, max_tokens, history).answer()
 
     def stream(
-        self, query: str, top_k: int = 5, filter: object = None, max_tokens: int | None = None
-    ) -> Iterator[Event]:
-        """Answer as it comes: the hits, pieces of text, then the whole answer with its citations."""
-        started_s = time.perf_counter()
-        retrieval = self.retrieve_with_timings(query, top_k, filter)
-        events = self._rag.answer(query, retrieval, self._state.spec.metric, max_tokens)
-        if not self._rag.observers:
-            return events
-        return told(events, self._rag.observers, self._route.state, retrieval.timings_ms, started_s)
+        self,
+        query: str,
+        top_k: int = 5,
+        filter: object = None,
+        max_tokens: int | None = None,
+        history: Sequence[Message] = (),
+    ) -> EventStream:
+        """Answer as it comes: the hits, pieces of text, then the whole answer. Closing it stops the generator."""
+        return self.prepare_answer(query, top_k, filter, max_tokens, history, streamed=True).events()
+
+    def prepare_answer(
+        self,
+        query: str,
+        top_k: int = 5,
+        filter: object = None,
+        max_tokens: int | None = None,
+        history: Sequence[Message] = (),
+        *,
+        streamed: bool = False,
+    ) -> AnswerRun:
+        """Find the passages and build the prompt; the model is asked by whoever runs what this returns."""
+        check_query(query)
+        check_max_tokens(max_tokens)
+        asked = self._searches.asked(top_k, filter, for_answer=True)
+        searched = self._searches.retrieve(query, asked, self._rag.before("generate"))
+        state = self._searches.latest
+        answering = self._rag.answering(
+            query, searched.retrieval, state, max_tokens, history, came_s=asked.started_s, streamed=streamed
+        )
+
+        def tell(answering: Answering, error: BaseException | None) -> None:
+            self._rag.observers.tell(observed_answer(state, searched.observed, answering, error))
+
+        return AnswerRun(answering, self._rag.admission, tell)
 
     def wait_until_indexed(self, timeout_s: float = 600) -> None:
         """Return when the vector index has all that is there now, or none is needed; IndexBehind after `timeout_s`."""
-        route = self._current()
+        route = self._searches.current()
         if isinstance(route.index.index, PgvectorIndex):
             self._rag.keeper.wait(self.name, route.index.index, timeout_s)
         else:
             self._rag.indexes.wait(route.state, timeout_s)
 
-    def _embed(self, query: str, asked: Asked, timings_ms: dict[str, float]) -> Embeddings:
-        """Embed a query; what waiting for the model took and what embedding it took is added to `timings_ms`."""
-        embedder = self._rag.embedder_for(self._state)
-        started_s = time.perf_counter()
-        try:
-            embeddings, queue_s = embedder.embed_timed([query], "query")
-        except RagstoneError as error:
-            timings_ms["embed"] = _ms(started_s, time.perf_counter())
-            self._tell(self._route, NO_EMBEDDING, asked, timings_ms, outcome=error.code)
-            raise
-        embedding = prepare_one(embeddings[0], self._state.spec, "query")
-        timings_ms["queue"] = _ms(0, queue_s)
-        timings_ms["embed"] = _ms(started_s + queue_s, time.perf_counter())
-        return embedding
-
-    def _search(self, embedding: Embeddings, asked: Asked, timings_ms: dict[str, float]) -> Retrieval:
-        """Search, and tell the observers of it; `timings_ms` are the stages before, to which this adds its own."""
-        route = self._current()
-        started = time.perf_counter()
-        try:
-            found = route.searcher.search(embedding, asked.top_k, asked.filter, asked.exact)
-        except RagstoneError as error:
-            timings_ms["search"] = _ms(started, time.perf_counter())
-            self._tell(route, embedding, asked, timings_ms, outcome=error.code)
-            raise
-        timings_ms |= _stages(found, time.perf_counter() - started)
-        if isinstance(route.index.index, PgvectorIndex) and not route.index.index.ready:
-            self._rag.keeper.remind(self.name, route.index.index)
-        self._tell(route, embedding, asked, timings_ms, found)
-        return _retrieval(found.chunks, timings_ms, found.backend, found.exact)
-
-    def _tell(
-        self,
-        route: _Route,
-        embedding: Embeddings,
-        asked: Asked,
-        timings_ms: dict[str, float],
-        found: Found | None = None,
-        outcome: str = "ok",
-    ) -> None:
-        if self._rag.observers:
-            self._rag.observers.tell(observed_search(route.state, embedding, asked, timings_ms, found, outcome))
-
-    def _routed(self, state: CollectionState, index: AttachedIndex) -> _Route:
-        settings = self._rag.settings
-        searcher = Searcher(
-            self._rag.database, state, index, settings.statement_budget_ms, settings.exact_fallback_chunks
-        )
-        return _Route(state, index, searcher)
-
-    def _current(self) -> _Route:
-        if time.monotonic() - self._looked_s >= ROUTE_TTL_S:
-            self.route_to(find_collection(self._rag.database, self.name))
-        return self._route
-
     def _indexed(self) -> bool:
-        index = self._current().index
+        index = self._searches.current().index
         return index.index.ready if isinstance(index.index, PgvectorIndex) else index.away is None
 
     def _write(self, edit: Callable[[WriteTransaction], int]) -> int:
@@ -330,42 +302,11 @@ class Collection:
         return result
 
     def _wrote(self) -> None:
-        index = self._route.index.index
+        index = self._searches.route.index.index
         if isinstance(index, PgvectorIndex):
             self._rag.keeper.notice(self.name, index)
         self._rag.indexes.notice(self._state)
 
 
-def hit(found: FoundChunk) -> Hit:
-    """Return a found chunk as users see it, its span without the white space around the text."""
-    lead = len(found.text) - len(found.text.lstrip())
-    text = found.text.strip()
-    return Hit(
-        id=found.id,
-        document_id=found.document_id,
-        title=found.title,
-        score=found.score,
-        text=text,
-        metadata=found.metadata,
-        start=found.start + lead,
-        end=found.start + lead + len(text),
-    )
-
-
-def _retrieval(chunks: list[FoundChunk], timings_ms: dict[str, float], backend: str, exact: bool) -> Retrieval:
-    return Retrieval(hits=[hit(chunk) for chunk in chunks], timings_ms=timings_ms, backend=backend, exact=exact)
-
-
-def _stages(found: Found, took_s: float) -> dict[str, float]:
-    """What a search took: in an index beside the corpus and then in the corpus, or in the corpus alone."""
-    if not found.index_s:
-        return {"search": _ms(0, took_s)}
-    return {"search": _ms(0, found.index_s), "corpus": _ms(found.index_s, took_s)}
-
-
 def _document(stored: StoredDocument) -> Document:
     return Document(id=stored.id, title=stored.title, text=stored.text, metadata=stored.metadata)
-
-
-def _ms(started_s: float, ended_s: float) -> float:
-    return round((ended_s - started_s) * 1000, 3)

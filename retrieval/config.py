@@ -70,9 +70,37 @@ class Settings(BaseSettings):
     generator_model: str | None = Field(None, description="The model to ask there; its first one where none is named")
     generator_api_key: SecretStr | None = None
     generator_connect_timeout_s: float = Field(5.0, gt=0)
+    generator_first_token_timeout_s: float = Field(60.0, gt=0, description="The longest wait for an answer to begin")
     generator_read_timeout_s: float = Field(60.0, gt=0, description="The longest wait for the next piece of an answer")
-    context_tokens: int = Field(3_000, ge=400, description="Tokens of the prompt, passages included")
+    generator_total_timeout_s: float = Field(600.0, gt=0, description="The longest that an answer may take in all")
+    generator_retries: int = Field(
+        2, ge=0, le=10, description="How often a request is tried again before its first token; 0 for never"
+    )
+    generator_breaker_failures: int = Field(
+        5, ge=1, description="Failures in a row after which the model server is left alone for a while"
+    )
+    generator_breaker_s: float = Field(10.0, gt=0, description="How long it is left alone before one request tries it")
+    generator_metrics_every_s: float = Field(
+        10.0, ge=0, description="Seconds from one reading of the model server's metrics to the next; 0 for none"
+    )
+    generations_running: int = Field(64, ge=1, description="Answers that are generated at once")
+    generations_waiting: int = Field(128, ge=0, description="Answers that may wait for their turn; beyond them, 429")
+    generation_wait_s: float = Field(10.0, ge=0, description="The longest that an answer waits for its turn")
+    context_tokens: int = Field(
+        3_000, ge=400, description="The most tokens of a prompt; fewer where the model's window is shorter"
+    )
+    answer_tokens: int = Field(
+        512,
+        ge=1,
+        description="Tokens of the model's window that the prompt leaves free for an answer without max_tokens",
+    )
+    history_share: float = Field(
+        0.25, ge=0, le=1, description="The most of the prompt that the conversation before the question may take"
+    )
     refusal_score: float = Field(0.15, description="No hit above this score: the question is refused")
+
+    prices: str | None = Field(None, description="A TOML or JSON file of what models and searches cost")
+    budgets: str | None = Field(None, description="A TOML or JSON file of what may be spent, by whom")
 
     backup_key: SecretStr | None = Field(
         None, min_length=16, description="Signs the manifests of backups; one without its signature is refused"

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from retrieval.costing import NO_COST, Cost
+
 Metadata = dict[str, Any]
 """Flat: a key to a string, a number, a boolean, or a list of these."""
 
@@ -55,10 +57,19 @@ class UpsertResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerSpan:
+    """Characters `start` to `end`, half-open, of an answer's text."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Citation:
     """The source of a statement: `[number]` in the answer points at this span of this document.
 
-    `text` is exactly characters `start` to `end` of the document's text.
+    `text` is exactly characters `start` to `end` of the document's text. `answer_spans` are the statements of the
+    answer that rest on it, in order: each a sentence, an item of a list or a row of a table, with its `[number]`.
     """
 
     number: int
@@ -68,29 +79,43 @@ class Citation:
     start: int
     end: int
     text: str
+    answer_spans: list[AnswerSpan] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens that the generator read and wrote; 0 where no model was asked."""
+    """Tokens that the generator read and wrote; 0 where no model was asked.
+
+    `cached_tokens` are those of the prompt that the server had read before, where it tells.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieval:
-    """The hits of one query, the milliseconds each stage took, and what answered it."""
+    """The hits of one query, the milliseconds each stage took, what answered it, and what it cost.
+
+    `warnings` are those of budgets that are nearly used up.
+    """
 
     hits: list[Hit]
     timings_ms: dict[str, float]
     backend: str
     exact: bool
+    cost: Cost = NO_COST
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A generated answer with the citations it makes, the hits it was given, and what it took."""
+    """A generated answer with the citations it makes, the hits it was given, what it took and what it cost.
+
+    `finish_reason` is the model server's word for why it ended: "stop", or "length" where `max_tokens` or the model's
+    window cut it off. `warnings` are those of budgets that are nearly used up.
+    """
 
     text: str
     citations: list[Citation]
@@ -99,6 +124,9 @@ class Answer:
     timings_ms: dict[str, float]
     model: str
     refused: bool = False
+    finish_reason: str | None = None
+    cost: Cost = NO_COST
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

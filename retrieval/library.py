@@ -1,9 +1,9 @@
 """The library's front door: a corpus, its collections, and the models beside them."""
 
 import logging
-import math
 import threading
 import time
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -16,17 +16,23 @@ from backends.corpus.jobs import Jobs
 from backends.corpus.server import EmbeddedServer, attach
 from backends.errors import Conflict, CorpusUnavailable, InvalidInput, ModelMismatch
 from backends.types import IndexSpec, Metric, Precision
+from retrieval.attribution import current_tags
+from retrieval.budgets import Kind, Purse
 from retrieval.checking import check_name, check_placement, shown
 from retrieval.chunking import Chunker
 from retrieval.collection import Collection
 from retrieval.config import Settings, load
+from retrieval.costing import Prices
 from retrieval.documents import Retrieval
 from retrieval.embedding.base import EmbedderStamp
 from retrieval.embedding.batching import Batcher
 from retrieval.embedding.factory import open_embedder
-from retrieval.generation.answering import EventStream, answer_stream
-from retrieval.generation.base import Generator
+from retrieval.generation.admission import Admission
+from retrieval.generation.answering import Answering
+from retrieval.generation.base import Generator, Message
 from retrieval.generation.factory import open_generator
+from retrieval.generation.preparing import prepare
+from retrieval.generation.templates import PromptTemplate, template_of
 from retrieval.indexes import AwayIndex, OpenIndexes
 from retrieval.indexing import IndexKeeper
 from retrieval.observing import Observers
@@ -57,11 +63,18 @@ class Ragstone:
         self._opening = threading.RLock()
         self._loading = threading.RLock()
         self._collections: dict[str, tuple[float, Collection]] = {}
+        self.prices = Prices.from_settings(settings)
         self._server, self.database = _open_database(data, settings)
         self.keeper = IndexKeeper(self.database, self.settings)
         self.indexes = OpenIndexes(self.database, self.settings)
         self.jobs = Jobs(self.database)
         self.observers = Observers()
+        self.admission = Admission(
+            running=settings.generations_running,
+            waiting=settings.generations_waiting,
+            wait_s=settings.generation_wait_s,
+        )
+        self.purse: Purse | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +94,11 @@ class Ragstone:
         self.database.close()
         if self._server is not None:
             self._server.detach()
+
+    async def close_streams(self) -> None:
+        """Give back what answers hold on the event loop that is running."""
+        if "generator" in self.__dict__:
+            await self.generator.aclose()
 
     @property
     def is_embedded(self) -> bool:
@@ -120,12 +138,13 @@ class Ragstone:
         precision: Precision = "half",
         placement_threshold: int | None = None,
         recall_target: float | None = None,
+        prompt: PromptTemplate | None = None,
     ) -> Collection:
         """Create a collection: for texts (the service's embedding model), or with `dimension` for your embeddings.
 
         Precision "half" keeps embeddings at 11 significant bits, in half the space: the cosine of two embeddings
         is off by less than 0.001. "single" keeps float32. `placement_threshold` (chunks above which it leaves
-        pgvector) and `recall_target` (recall@10 of its index) are the service's settings unless given. Raises
+        pgvector), `recall_target` (recall@10 of its index) and `prompt` are the service's own unless given. Raises
         InvalidName, InvalidInput, CollectionExists, and ModelMismatch for a model other than the service's.
         """
         check_name(name)
@@ -148,8 +167,11 @@ class Ragstone:
             spec,
             stamp,
             DEFAULT_BACKEND,
-            placement_threshold=placement_threshold,
-            recall_target=recall_target,
+            own=corpus_collections.OwnSettings(
+                placement_threshold=placement_threshold,
+                recall_target=recall_target,
+                prompt=None if prompt is None else prompt.as_dict(),
+            ),
         )
         return self._remember(state)
 
@@ -212,10 +234,40 @@ class Ragstone:
             )
         return chunker
 
-    def answer(self, query: str, retrieval: Retrieval, metric: Metric, max_tokens: int | None) -> EventStream:
-        """Answer a question from what was retrieved for it."""
-        settings = self.settings.model_copy(update={"refusal_score": _refusal_score(self.settings, metric)})
-        return answer_stream(query, retrieval, self.generator, settings, max_tokens=max_tokens)
+    def answering(
+        self,
+        query: str,
+        retrieval: Retrieval,
+        collection: CollectionState,
+        max_tokens: int | None,
+        history: Sequence[Message],
+        *,
+        came_s: float,
+        streamed: bool,
+    ) -> Answering:
+        """Return the answer to a question from what was retrieved for it, before the model is asked.
+
+        Where no hit reaches `refusal_score`, it will say that nothing was found. Raises InvalidInput for a question
+        that leaves no room for a passage, and BudgetExceeded.
+        """
+        return prepare(
+            query,
+            retrieval,
+            generator=self.generator,
+            settings=self.settings,
+            metric=collection.spec.metric,
+            template=template_of(collection),
+            prices=self.prices,
+            purse=self.purse,
+            max_tokens=max_tokens,
+            history=history,
+            came_s=came_s,
+            streamed=streamed,
+        )
+
+    def before(self, kind: Kind) -> list[str]:
+        """Ask the budgets, before a request costs anything; return their warnings. Raises BudgetExceeded."""
+        return [] if self.purse is None else self.purse.before(current_tags(), kind)
 
     def _check_model(self, model: str) -> None:
         if model not in (self.settings.embedding_model, self.embedder.stamp.model):
@@ -239,12 +291,6 @@ class Ragstone:
                 collection = Collection(self, state)
             self._collections[state.name] = time.monotonic(), collection
             return collection
-
-
-def _refusal_score(settings: Settings, metric: Metric) -> float:
-    """The setting is a cosine; for embeddings of length 1, distance² = 2 - 2 cosine."""
-    cosine = min(settings.refusal_score, 1.0)
-    return -math.sqrt(2 - 2 * cosine) if metric == "l2" else cosine
 
 
 def _open_database(data: str, settings: Settings) -> tuple[EmbeddedServer | None, Database]:

@@ -7,6 +7,11 @@ from typing import Any
 
 from backends.corpus.collections import CollectionState
 from backends.types import Embeddings
+from retrieval.attribution import NOBODY, Tags
+from retrieval.costing import NO_COST, Cost
+from retrieval.documents import Usage
+
+NO_USAGE = Usage()
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +24,7 @@ class SearchObserved:
     `effort` is what the index was searched with, None for its default. `ids` are those of the hits, `scores` theirs,
     best first. `exact` says that every embedding was compared, `asked_exactly` that this was asked for. `outcome` is
     "ok", or the code of the error that ended it; there are no hits then. `timings_ms` has the stages that were reached.
+    `for_answer` says that an answer follows, which is told with this search.
     """
 
     collection: CollectionState
@@ -33,18 +39,37 @@ class SearchObserved:
     asked_exactly: bool = False
     outcome: str = "ok"
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    for_answer: bool = False
+    tags: Tags = NOBODY
+    cost: Cost = NO_COST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerObserved:
-    """One answer that was generated: the stages from the question to its last token, and the tokens."""
+    """One answer that was generated, told before its last event goes out, or when it ended early.
+
+    `timings_ms` has the stages that were reached, "answer" from the question to the end. `usage` is what the model
+    server counted; of an answer that broke off, what was sent and what had come by then. `cost` is that of generation
+    alone. `first_s` is the time to the first piece and `generate_s` to the last, from when the model was asked, None
+    where it did not come to that; `longest_gap_s` is the longest wait between two pieces. `search` is the search
+    that found its passages.
+    """
 
     collection: CollectionState
     model: str
     outcome: str
     timings_ms: Mapping[str, float]
-    prompt_tokens: int
-    completion_tokens: int
+    usage: Usage = NO_USAGE
+    finish_reason: str | None = None
+    refused: bool = False
+    first_s: float | None = None
+    generate_s: float | None = None
+    longest_gap_s: float = 0.0
+    streamed: bool = False
+    max_tokens: int | None = None
+    tags: Tags = NOBODY
+    cost: Cost = NO_COST
+    search: SearchObserved | None = None
 
 
 Observed = SearchObserved | AnswerObserved
@@ -61,7 +86,7 @@ class Observers:
         return bool(self._observers)
 
     def add(self, observer: Observer) -> None:
-        """Tell one more from now on; it is called in the thread of the request, and must be quick."""
+        """Tell one more from now on; it is called in a thread of the request, never on an event loop."""
         self._observers = (*self._observers, observer)
 
     def remove(self, observer: Observer) -> None:

@@ -1,8 +1,8 @@
-"""What the observers are told of a search, and of an answer while it streams to whoever asked."""
+"""What the observers are told of a search, and of an answer when it has ended, however that came."""
 
+import asyncio
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,10 @@ from backends.errors import RagstoneError
 from backends.filters import Filter
 from backends.searching import Found
 from backends.types import Embeddings
-from retrieval.documents import AnswerEvent, Event, TextEvent, Usage
-from retrieval.observing import AnswerObserved, Observers, SearchObserved
+from retrieval.attribution import current_tags
+from retrieval.costing import NO_COST, Cost
+from retrieval.generation.answering import Answering
+from retrieval.observing import AnswerObserved, SearchObserved
 
 ABANDONED = "abandoned"
 """The outcome of an answer that its reader did not wait for."""
@@ -32,17 +34,8 @@ class Asked:
     given: Any
     filter: Filter | None
     exact: bool = False
+    for_answer: bool = False
     started_s: float = field(default_factory=time.perf_counter)
-
-
-@dataclass(slots=True)
-class _Told:
-    """What is known of an answer so far."""
-
-    timings_ms: dict[str, float]
-    outcome: str = ABANDONED
-    model: str = ""
-    usage: Usage = field(default_factory=Usage)
 
 
 def observed_search(
@@ -50,8 +43,10 @@ def observed_search(
     embedding: Embeddings,
     asked: Asked,
     timings_ms: Mapping[str, float],
-    found: Found | None,
-    outcome: str,
+    *,
+    found: Found | None = None,
+    outcome: str = "ok",
+    cost: Cost = NO_COST,
 ) -> SearchObserved:
     """Return what observers are told of a search; to its stages this adds "total", from the question to now."""
     chunks = [] if found is None else found.chunks
@@ -68,58 +63,46 @@ def observed_search(
         asked_exactly=asked.exact,
         outcome=outcome,
         timings_ms={**timings_ms, "total": _ms_since(asked.started_s)},
+        for_answer=asked.for_answer,
+        tags=current_tags(),
+        cost=cost,
     )
 
 
-def told(
-    events: Generator[Event, None, None],
-    observers: Observers,
-    collection: CollectionState,
-    timings_ms: Mapping[str, float],
-    started_s: float,
-) -> Iterator[Event]:
-    """Pass an answer's events on, and tell the observers how it ended: once, when it has, however that comes.
-
-    `timings_ms` are the stages before, `started_s` when the question came, on `time.perf_counter`. To the stages
-    this adds "answer", from then to the end.
-    """
-    so_far = _Told(dict(timings_ms))
-    generating_s = time.perf_counter()
-    try:
-        with closing(events):
-            for event in events:
-                _note(so_far, event, generating_s)
-                yield event
-    except RagstoneError as error:
-        so_far.outcome = error.code
-        raise
-    except Exception:
-        so_far.outcome = UNEXPECTED
-        raise
-    finally:
-        so_far.timings_ms["answer"] = _ms_since(started_s)
-        observers.tell(_observed(so_far, collection))
-
-
-def _note(so_far: _Told, event: Event, generating_s: float) -> None:
-    if isinstance(event, TextEvent):
-        so_far.timings_ms.setdefault("generate_first", _ms_since(generating_s))
-    elif isinstance(event, AnswerEvent):  # whole: whoever leaves now has missed nothing
-        so_far.outcome = "ok"
-        so_far.model = event.answer.model
-        so_far.usage = event.answer.usage
-        so_far.timings_ms = dict(event.answer.timings_ms)
-
-
-def _observed(so_far: _Told, collection: CollectionState) -> AnswerObserved:
+def observed_answer(
+    collection: CollectionState, search: SearchObserved | None, answering: Answering, error: BaseException | None
+) -> AnswerObserved:
+    """Return what observers are told of an answer; to its stages this adds "answer", from the question to now."""
+    clock = answering.clock
     return AnswerObserved(
         collection=collection,
-        model=so_far.model,
-        outcome=so_far.outcome,
-        timings_ms=so_far.timings_ms,
-        prompt_tokens=so_far.usage.prompt_tokens,
-        completion_tokens=so_far.usage.completion_tokens,
+        model=answering.generator.model,
+        outcome=_outcome(error),
+        timings_ms={**answering.timings_ms, "answer": _ms_since(clock.came_s)},
+        usage=answering.usage,
+        finish_reason=answering.finish_reason,
+        refused=answering.prompt is None,
+        first_s=clock.since_asked_s(clock.first_s),
+        generate_s=clock.since_asked_s(clock.last_s),
+        longest_gap_s=clock.longest_gap_s,
+        streamed=answering.streamed,
+        max_tokens=answering.max_tokens,
+        tags=answering.tags,
+        cost=answering.cost,
+        search=search,
     )
+
+
+def _outcome(error: BaseException | None) -> str:
+    match error:
+        case None:
+            return "ok"
+        case RagstoneError():
+            return error.code
+        case GeneratorExit() | asyncio.CancelledError():
+            return ABANDONED
+        case _:
+            return UNEXPECTED
 
 
 def _ms_since(started_s: float) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -30,8 +30,17 @@ _STATE = (
     "recall_target",
     "pinned_backend",
     "efforts",
+    "prompt",
 )
 COLUMN_TYPE: dict[Precision, str] = {"half": "halfvec", "single": "vector"}
+
+
+class OwnSettings(TypedDict, total=False):
+    """What a collection has of its own; None leaves it to the service's settings, what is not given stays as it is."""
+
+    placement_threshold: int | None
+    recall_target: float | None
+    prompt: dict[str, str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +48,8 @@ class CollectionState:
     """A collection as the corpus had it when asked. `stamp` is None where users bring their own embeddings.
 
     `backend` and `index_id` name the index that serves. What is None of the next three, the service's settings say.
-    `efforts` are what searches take, by backend and by band of filter selectivity, where that was tuned.
+    `efforts` are what searches take, by backend and by band of filter selectivity, where that was tuned. `prompt` is
+    whatever who generates answers keeps here, or None.
     """
 
     id: int
@@ -56,6 +66,7 @@ class CollectionState:
     recall_target: float | None = None
     pinned_backend: str | None = None
     efforts: dict[str, dict[str, int]] = field(default_factory=dict)
+    prompt: dict[str, str] | None = None
 
 
 def create_collection(
@@ -65,15 +76,13 @@ def create_collection(
     stamp: dict[str, Any] | None,
     backend: str,
     *,
-    placement_threshold: int | None = None,
-    recall_target: float | None = None,
+    own: OwnSettings,
 ) -> CollectionState:
     """Create an empty collection with its tables, in one transaction; raises CollectionExists."""
-    own = {"placement_threshold": placement_threshold, "recall_target": recall_target}
     try:
         with database.transaction() as connection:
             create_keys(connection, insert_collection(connection, name, spec, stamp, backend))
-            connection.execute(query("collections", "configure_collection"), {"name": name, **own})
+            _configure(connection, name, own)
     except psycopg.errors.UniqueViolation as error:
         raise CollectionExists(
             f"collection {name!r} exists already; delete it first, or choose another name"
@@ -95,13 +104,11 @@ def collection_states(rows: Iterable[tuple[Any, ...]]) -> list[CollectionState]:
     return [_state(row) for row in rows]
 
 
-def configure_collection(
-    database: Database, name: str, *, placement_threshold: int | None, recall_target: float | None
-) -> None:
-    """Set what a collection has of its own; None leaves it to the service's settings."""
-    values = {"name": name, "placement_threshold": placement_threshold, "recall_target": recall_target}
+def configure_collection(database: Database, name: str, own: OwnSettings) -> CollectionState:
+    """Set what is given, and return the collection as it is then; raises CollectionNotFound."""
     with database.connection() as connection:
-        connection.execute(query("collections", "configure_collection"), values)
+        _configure(connection, name, own)
+    return find_collection(database, name)
 
 
 def list_collections(database: Database) -> list[str]:
@@ -151,6 +158,18 @@ def _state(row: tuple[Any, ...]) -> CollectionState:
     dimension, metric, precision, *rest = row
     spec = IndexSpec(dimension=dimension, metric=metric, precision=precision)
     return CollectionState(spec=spec, **dict(zip(_STATE, rest, strict=True)))
+
+
+def _configure(connection: Connection, name: str, own: OwnSettings) -> None:
+    prompt = own.get("prompt")
+    values = {
+        "name": name,
+        "named": list(own),
+        "placement_threshold": own.get("placement_threshold"),
+        "recall_target": own.get("recall_target"),
+        "prompt": None if prompt is None else Jsonb(prompt),
+    }
+    connection.execute(query("collections", "configure_collection"), values)
 
 
 def _drop(database: Database, state: CollectionState) -> None:

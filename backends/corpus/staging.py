@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
+from psycopg.types.json import Jsonb
 
 from backends.corpus.collections import (
     CollectionState,
@@ -57,6 +58,7 @@ class Source:
     placement_threshold: int | None
     recall_target: float | None
     pinned_backend: str | None
+    prompt: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,7 @@ def _staged(database: Database, target: str, source: Source, backend: str) -> Co
             "placement_threshold": source.placement_threshold,
             "recall_target": source.recall_target,
             "pinned_backend": source.pinned_backend,
+            "prompt": None if source.prompt is None else Jsonb(source.prompt),
         }
         connection.execute(query("staging", "begin_restore"), values)
         connection.execute(query("staging", "settle_collection"), values)

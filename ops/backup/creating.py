@@ -217,6 +217,7 @@ class _Creation:
             pinned_backend=collection.pinned_backend,
             placement_threshold=collection.placement_threshold,
             recall_target=collection.recall_target,
+            prompt=collection.prompt,
             sequence=collection.sequence,
             documents=collection.documents,
             chunks=collection.chunks,

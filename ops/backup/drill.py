@@ -43,7 +43,17 @@ QUERIES = 100
 EXACT_BUDGET_MS = 3_600_000
 CHAIN_SIZES = 3  # texts are compressed in a backup; a corpus has keys and a write-ahead log besides
 EMPTY_CORPUS_BYTES = 100 << 20
-KEPT = ("documents", "chunks", "sequence", "spec", "stamp", "placement_threshold", "recall_target", "pinned_backend")
+KEPT = (
+    "documents",
+    "chunks",
+    "sequence",
+    "spec",
+    "stamp",
+    "placement_threshold",
+    "recall_target",
+    "prompt",
+    "pinned_backend",
+)
 
 
 def run_drill(

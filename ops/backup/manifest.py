@@ -11,14 +11,16 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from backends.errors import BackupDamaged, InvalidInput
 from backends.types import IndexSpec, Metric, Precision
 from ops.backup.sealing import seal, unseal
 from retrieval.checking import check_name
+from retrieval.generation.templates import PromptTemplate
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 has no prompts."""
 MANIFEST = "manifest.json"
 STARTED = "started.json"
 VERIFIED = "verified.json"
@@ -89,6 +91,12 @@ class _Stamp(_Part):
     chunker: _Chunker
 
 
+def _checked_prompt(prompt: dict[str, str]) -> dict[str, str]:
+    if prompt.keys() != {"system", "user"}:
+        raise ValueError("needed system and user")
+    return PromptTemplate(**prompt).as_dict()
+
+
 class CollectionEntry(_Part):
     """One collection as it was at the snapshot. `parent` is the backup that this entry goes on from, or None."""
 
@@ -102,6 +110,7 @@ class CollectionEntry(_Part):
     pinned_backend: Word | None
     placement_threshold: Annotated[int, Field(ge=1, lt=_INT64)] | None
     recall_target: Annotated[float, Field(ge=0, le=1)] | None
+    prompt: Annotated[dict[str, str], AfterValidator(_checked_prompt)] | None = None
     sequence: Count
     documents: Count
     chunks: Count

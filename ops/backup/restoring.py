@@ -255,6 +255,7 @@ def _source(chain_: Chain) -> staging.Source:
         sequence=entry.sequence,
         placement_threshold=entry.placement_threshold,
         recall_target=entry.recall_target,
+        prompt=entry.prompt,
         pinned_backend=entry.pinned_backend,
     )
 

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ops.cli import backup, collections, latency, later, move, recall
+from ops.cli import backup, collections, cost, latency, move, recall
 from ops.cli.demo import demo
 from ops.cli.evaluate import evaluate_collection
 from ops.cli.failures import FINDING, FINE, INTERRUPTED, report
@@ -20,6 +20,7 @@ from ops.cli.ingest import ingest
 from ops.cli.query import ask, retrieve
 from ops.cli.serve import serve
 from ops.cli.session import Session, session
+from ops.cli.status import status
 from ops.output import Output, end_broken_pipe, prepare_streams
 
 EXITS = "Exit status: 0 fine, 1 a finding, 2 wrong usage or settings, 3 something could not be reached."
@@ -103,9 +104,10 @@ app.add_typer(move.commands, name="move")
 app.add_typer(backup.commands, name="backup")
 app.add_typer(latency.commands, name="latency")
 app.add_typer(recall.commands, name="recall")
+app.add_typer(cost.commands, name="cost")
 app.command()(health)
+app.command()(status)
 app.command("eval")(evaluate_collection)
-later.add_to(app)
 
 
 def _log(*, verbose: bool) -> None:

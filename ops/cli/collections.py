@@ -1,4 +1,4 @@
-"""`ragstone collections`: what there is, and making and deleting it."""
+"""`ragstone collections`: what there is, and making, changing and deleting it."""
 
 import sys
 from dataclasses import asdict
@@ -15,8 +15,10 @@ from ops.cli.options import Collection, Json
 from ops.cli.session import session
 from ops.output import Output, printable
 from retrieval import CollectionInfo
+from retrieval.generation.templates import PromptTemplate
+from retrieval.settings_files import read_settings_file, table
 
-commands = typer.Typer(no_args_is_help=True, help="List, show, create and delete collections.")
+commands = typer.Typer(no_args_is_help=True, help="List, show, create, configure and delete collections.")
 
 
 class Metric(StrEnum):
@@ -95,6 +97,31 @@ def create(
 
 
 @commands.command()
+def configure(
+    context: typer.Context,
+    collection: Collection,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", metavar="FILE", help="How a model is asked: TOML or .json with system and user."),
+    ] = None,
+    prompt_default: Annotated[
+        bool, typer.Option("--prompt-default", help="Ask the model as other collections do.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Give a collection a prompt of its own. Its user text holds {passages} and {question}, each once."""
+    output = Output(as_json=as_json)
+    if (prompt is not None) == prompt_default:
+        raise InvalidInput("--prompt", "found both or neither of --prompt and --prompt-default; needed one of the two")
+    template = None if prompt is None else _read_template(prompt)
+    with session(context).open(output) as rag:
+        opened = rag.collection(collection)
+        opened.configure(prompt=template)
+        info = opened.info()
+    output.result(_info_json(info), lambda console: _show_one(console, info))
+
+
+@commands.command()
 def delete(
     context: typer.Context,
     collection: Collection,
@@ -116,6 +143,11 @@ def delete(
         {"deleted": collection, "documents": documents},
         lambda console: console.print(f"Deleted {collection} with {documents:,} documents."),
     )
+
+
+def _read_template(path: str) -> PromptTemplate:
+    found = table(read_settings_file("--prompt", path), "prompt", ("system", "user"))
+    return PromptTemplate(system=found.get("system"), user=found.get("user"))  # type: ignore[arg-type]  # it checks
 
 
 def _agreed(collection: str, documents: int) -> bool:
@@ -147,7 +179,10 @@ def _show_list(console: Console, found: list[CollectionInfo]) -> None:
 def _show_one(console: Console, info: CollectionInfo) -> None:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim")
-    for name, value in _info_json(info).items():
+    values = _info_json(info)
+    prompt = values.pop("prompt") or {"": "the default"}
+    values |= {f"prompt {name}".strip(): text for name, text in prompt.items()}
+    for name, value in values.items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
         grid.add_row(name.replace("_", " "), printable(_words(shown)))
     console.print(grid)

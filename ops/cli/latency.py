@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -31,11 +32,18 @@ CollectionOption = Annotated[
 Since = Annotated[str, typer.Option("--since", metavar="TIME", help="How far back: 30m, 24h, 7d.")]
 
 
+class By(StrEnum):
+    """What the times of answers are told apart by."""
+
+    INPUT_LENGTH = "input-length"
+
+
 @commands.command()
 def report(
     context: typer.Context,
     collection: CollectionOption = None,
     since: Since = "24h",
+    by: Annotated[By | None, typer.Option("--by", help="Show the times to a token by the prompt's length.")] = None,
     slow: Annotated[bool, typer.Option("--slow", help="Show the slowest searches, with PostgreSQL's plans.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +59,7 @@ def report(
         if slow:
             searches = slow_searches_since(rag.database, from_at, collection, SHOWN_SLOW)
         else:
-            stages = report_on(rag.database, from_at, collection)
+            stages = report_on(rag.database, from_at, collection, by_length=by is not None)
     if slow:
         document["slow"] = [_slow_json(search) for search in searches]
         output.result(document, lambda console: _show_slow(console, searches, since))

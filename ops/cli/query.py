@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ops import costs
 from ops.cli.options import Collection, FilterText, Json, Mode, ModeOption, read_filter, require_built
 from ops.cli.session import session
 from ops.output import Output, milliseconds, printable, snippet
@@ -33,8 +34,9 @@ def retrieve(
     output = Output(as_json=as_json)
     require_built(mode)
     wanted = read_filter(filter_)
-    with session(context).open(output) as rag, output.waiting("Searching ..."):
+    with session(context).open(output) as rag, costs.running(rag), output.waiting("Searching ..."):
         found = rag.collection(collection).retrieve_with_timings(query, top_k, wanted, mode.value)
+    _warn(output, found.warnings)
     output.result(_retrieval_json(found), lambda console: _show_retrieval(console, found))
 
 
@@ -49,8 +51,9 @@ def ask(
     """Answer a question from the collection's passages, with citations."""
     output = Output(as_json=as_json)
     wanted = read_filter(filter_)
-    with session(context).open(output) as rag, output.waiting("Looking for an answer ..."):
+    with session(context).open(output) as rag, costs.running(rag), output.waiting("Looking for an answer ..."):
         answer = rag.collection(collection).generate(question, top_k=top_k, filter=wanted)
+    _warn(output, answer.warnings)
     output.result(_answer_json(answer), lambda console: show_answer(console, answer))
 
 
@@ -91,10 +94,17 @@ def _quotation(citation: Citation) -> Padding:
     return Padding(snippet(citation.text, QUOTED_CHARACTERS), (0, 0, 0, 4), style="italic", expand=False)
 
 
+def _warn(output: Output, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        output.note(f"Warning: {printable(warning)}")
+
+
 def _retrieval_json(found: Retrieval) -> dict[str, Any]:
     return {
         "results": [asdict(hit) for hit in found.hits],
         "timings_ms": found.timings_ms,
+        "cost": found.cost.as_dict(),
+        "warnings": found.warnings,
         "index": {"backend": found.backend, "exact": found.exact},
     }
 
@@ -106,6 +116,8 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
         "results": [asdict(hit) for hit in answer.hits],
         "usage": asdict(answer.usage),
         "timings_ms": answer.timings_ms,
+        "cost": answer.cost.as_dict(),
+        "warnings": answer.warnings,
         "model": answer.model,
         "refused": answer.refused,
     }

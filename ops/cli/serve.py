@@ -22,32 +22,19 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the collections over HTTP until Ctrl-C or SIGTERM."""
-    from ops import latency, recall
-    from ops.backup_metrics import BackupMetrics
-    from ops.health_metrics import HealthMetrics
-    from ops.latency.exposition import LatencyMetrics
-    from ops.placing import PlacementKeeper
-    from ops.recall_metrics import RecallMetrics
-    from ops.serving import listen, run_until_stopped, url_of  # FastAPI and uvicorn are for this command alone
-    from retrieval.service import create_app
+    # FastAPI, uvicorn and Prometheus' client are for this command alone.
+    from ops.service import service
+    from ops.serving import listen, run_until_stopped, url_of
 
     output = Output()
     here = session(context)
     _require_loopback(host, insecure)
-    with (
-        listen(host, port) as listener,
-        here.open(output, creating=True) as rag,
-        latency.record(rag) as latencies,
-        recall.running(rag) as capture,
-        PlacementKeeper(rag).running(),
-        HealthMetrics(rag, rag.settings.health_every_s).running() as health,
-    ):
+    with listen(host, port) as listener, here.open(output, creating=True) as rag, service(rag) as app:
         url = url_of(listener)
         threshold = f"{rag.settings.placement_threshold:,}"
         output.note(f"Collections above {threshold} passages go to {large_backend_here(rag.settings)}.")
-        collectors = [BackupMetrics(rag.database), LatencyMetrics(latencies), health, RecallMetrics(rag, capture)]
         run_until_stopped(
-            create_app(rag, collectors=collectors),
+            app,
             listener,
             ready=lambda: output.results.print(
                 f"Ragstone is at {url} (try {url}/docs). Ctrl-C stops it.", soft_wrap=True

@@ -10,7 +10,7 @@ from typing import Any
 from backends.corpus.collections import CollectionState, find_collection
 from backends.corpus.indexes import indexes_of
 from backends.errors import CollectionNotFound, RagstoneError
-from ops.health import embeddings, hnsw, outside, postgres, service
+from ops.health import embeddings, generation, hnsw, outside, postgres, service
 from ops.health.check import BUDGET_S, Check, CheckFunction, Level, Subject
 from retrieval.library import Ragstone
 
@@ -18,7 +18,12 @@ GRACE_S = 5.0
 """How long a check may go on after its budget, since the last thing it began must come to its own end."""
 WORST_FIRST: tuple[Level, ...] = ("crit", "warn", "unknown", "ok")
 
-CORPUS_CHECKS: tuple[CheckFunction, ...] = (*postgres.CORPUS_CHECKS, *service.CORPUS_CHECKS, *outside.CORPUS_CHECKS)
+CORPUS_CHECKS: tuple[CheckFunction, ...] = (
+    *postgres.CORPUS_CHECKS,
+    *service.CORPUS_CHECKS,
+    *generation.CORPUS_CHECKS,
+    *outside.CORPUS_CHECKS,
+)
 CHECKS: tuple[CheckFunction, ...] = (
     *hnsw.CHECKS,
     *postgres.CHECKS,

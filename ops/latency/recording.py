@@ -14,7 +14,7 @@ from backends.corpus.database import Database
 from backends.corpus.latencies import MINUTE_S, LatencyRow, add_latencies, thin_latencies
 from backends.errors import RagstoneError
 from ops.latency.histogram import Histogram
-from ops.latency.stages import OTHER, outcome_of, stages_of
+from ops.latency.stages import OTHER, outcome_of, stages_by_length, stages_of
 from retrieval.observing import Observed
 
 MAX_COLLECTIONS = 50
@@ -64,7 +64,7 @@ class LatencyRecorder:
         outcome = outcome_of(observed)
         with self._counting:
             collection = self._label(name)
-            for stage, took_ms in stages_of(observed):
+            for stage, took_ms in (*stages_of(observed), *stages_by_length(observed)):
                 key = Key(collection, backend, stage, outcome)
                 histogram = self._recent.get(key)
                 if histogram is None:

@@ -8,7 +8,7 @@ from backends.corpus.database import Database
 from backends.corpus.latencies import latencies_since
 from ops.latency.histogram import Histogram
 from ops.latency.recording import Histograms, Key, LatencyRecorder
-from ops.latency.stages import STAGES
+from ops.latency.stages import STAGES, STAGES_BY_LENGTH
 
 PERCENTS = (50.0, 95.0, 99.0, 99.9)
 
@@ -36,11 +36,17 @@ class StageLatency:
 
 
 def report(
-    database: Database, since: datetime, collection: str | None = None, recorder: LatencyRecorder | None = None
+    database: Database,
+    since: datetime,
+    collection: str | None = None,
+    recorder: LatencyRecorder | None = None,
+    *,
+    by_length: bool = False,
 ) -> list[StageLatency]:
     """Return the latencies of all processes from then on, in the order of the stages.
 
-    With `recorder`, also what that process has not given to the corpus yet. Raises CorpusUnavailable.
+    With `recorder`, also what that process has not given to the corpus yet. `by_length` gives STAGES_BY_LENGTH in
+    place of the usual stages. Raises CorpusUnavailable.
     """
     kept = [
         (
@@ -50,7 +56,8 @@ def report(
         for row in latencies_since(database, since, collection)
     ]
     fresh: Histograms = {} if recorder is None else recorder.unwritten()
-    return summed([*kept, *((key, one) for key, one in fresh.items() if collection in (None, key.collection))])
+    found = [*kept, *((key, one) for key, one in fresh.items() if collection in (None, key.collection))]
+    return summed((key, one) for key, one in found if (key.stage in STAGES_BY_LENGTH) is by_length)
 
 
 def summed(histograms: Iterable[tuple[Key, Histogram]]) -> list[StageLatency]:
@@ -80,4 +87,7 @@ def _of_stage(collection: str, backend: str, stage: str, by_outcome: dict[str, H
 
 
 def _place(stage: str) -> int:
-    return STAGES.index(stage) if stage in STAGES else len(STAGES)
+    return _ORDER.index(stage) if stage in _ORDER else len(_ORDER)
+
+
+_ORDER = (*STAGES, *STAGES_BY_LENGTH)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from backends.errors import RagstoneError
+from ops.latency.lengths import INPUT_LENGTHS, input_length
 from retrieval.observing import AnswerObserved, Observed
 from retrieval.telling import ABANDONED, UNEXPECTED
 
@@ -25,6 +26,10 @@ ANSWER_STAGES = {
 """The stages by their names in `timings_ms`. An answer's search has been told of by itself."""
 STAGES = (*SEARCH_STAGES.values(), *ANSWER_STAGES.values())
 
+FIRST_TOKEN, NEXT_TOKEN = "first_token", "next_token"
+STAGES_BY_LENGTH = tuple(f"{stage}/{length}" for stage in (FIRST_TOKEN, NEXT_TOKEN) for length in INPUT_LENGTHS)
+"""The same time to the first token, and that between tokens, of prompts of each length."""
+
 
 def _codes(kind: type[RagstoneError]) -> Iterator[str]:
     yield kind.code
@@ -42,6 +47,24 @@ def stages_of(observed: Observed) -> Iterator[tuple[str, float]]:
     for name, stage in names.items():
         if name in timings_ms:
             yield stage, timings_ms[name]
+
+
+def stages_by_length(observed: Observed) -> Iterator[tuple[str, float]]:
+    """Yield those of STAGES_BY_LENGTH that were reached, and how many milliseconds each took."""
+    if not isinstance(observed, AnswerObserved) or observed.first_s is None:
+        return
+    length = input_length(observed.usage.prompt_tokens)
+    yield f"{FIRST_TOKEN}/{length}", observed.first_s * 1000
+    if (next_s := next_token_s(observed)) is not None:
+        yield f"{NEXT_TOKEN}/{length}", next_s * 1000
+
+
+def next_token_s(observed: AnswerObserved) -> float | None:
+    """Return the mean time between two tokens; None where fewer came, or how many came is not known."""
+    tokens, first_s, last_s = observed.usage.completion_tokens, observed.first_s, observed.generate_s
+    if observed.outcome != "ok" or tokens < 2 or first_s is None or last_s is None:
+        return None
+    return (last_s - first_s) / (tokens - 1)
 
 
 def outcome_of(observed: Observed) -> str:

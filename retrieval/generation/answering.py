@@ -1,114 +1,151 @@
-"""From a question and its hits to an answer: refuse, or prompt, generate and cite. One path, always a stream."""
+"""An answer under way: from a question and its hits to cited text. What happens is here; who waits is in `driving`."""
 
 import time
-from collections import abc
-from contextlib import closing
-from typing import cast
+from dataclasses import dataclass, field
 
-from backends.errors import InvalidInput
-from retrieval.config import Settings
-from retrieval.context import CountTokens, build_prompt
-from retrieval.documents import Answer, AnswerEvent, Event, Hit, HitsEvent, Retrieval, TextEvent, Usage
-from retrieval.generation.base import Generator, Prompt
+from retrieval.attribution import Tags
+from retrieval.costing import Cost, Prices
+from retrieval.documents import Answer, AnswerEvent, HitsEvent, Retrieval, TextEvent, Usage
+from retrieval.generation.base import Ending, Generator, Prompt
+from retrieval.generation.budget import ESTIMATE, Calibration
 from retrieval.generation.citing import cite
 from retrieval.generation.tokens import estimate_tokens
-
-EventStream = abc.Generator[Event, None, None]
 
 NOTHING_FOUND = "Nothing relevant to this question was found in the collection."
 
 
-def answer_stream(
-    query: str,
-    retrieval: Retrieval,
-    generator: Generator,
-    settings: Settings,
-    count_tokens: CountTokens = estimate_tokens,
-    max_tokens: int | None = None,
-) -> EventStream:
-    """Answer `query` from what was retrieved for it: a HitsEvent, TextEvents, and an AnswerEvent at the end.
+@dataclass(slots=True, kw_only=True)
+class Clock:
+    """When the question came, its answer began to wait for its turn, the model was asked, and pieces arrived.
 
-    Where no hit's score reaches `settings.refusal_score`, the answer says that nothing was found, has no
-    citations, and the generator is not asked. Bad input raises here, before the first event: InvalidInput for
-    "query" and "max_tokens". The iterator raises what the generator raises; closing it stops the generator.
-
-    `timings_ms` are the retrieval's, and "prompt", "generate_first" (to the first piece) and "generate" (to the
-    last) where a generator was asked.
+    Seconds on `time.perf_counter`.
     """
-    if not query.strip():
-        raise InvalidInput("query", "found no text; needed a question")
-    if max_tokens is not None and max_tokens < 1:
-        raise InvalidInput("max_tokens", f"found {max_tokens}; needed 1 or more")
-    if not any(hit.score >= settings.refusal_score for hit in retrieval.hits):
-        return _refusal(retrieval, generator)
-    started = time.monotonic()
-    prompt = build_prompt(query, retrieval.hits, context_tokens=settings.context_tokens, count_tokens=count_tokens)
-    timings_ms = {**retrieval.timings_ms, "prompt": _ms_since(started)}
-    return _generated(prompt, retrieval.hits, generator, max_tokens, timings_ms)
+
+    came_s: float
+    queued_s: float = 0.0
+    asked_s: float | None = None
+    first_s: float | None = None
+    last_s: float | None = None
+    longest_gap_s: float = 0.0
+
+    def piece(self) -> None:
+        """A piece has come."""
+        now_s = time.perf_counter()
+        if self.last_s is None:
+            self.first_s = now_s
+        else:
+            self.longest_gap_s = max(self.longest_gap_s, now_s - self.last_s)
+        self.last_s = now_s
+
+    def since_asked_s(self, then_s: float | None) -> float | None:
+        """Return how long after the model was asked that was; None where it did not come to that."""
+        return None if then_s is None or self.asked_s is None else then_s - self.asked_s
 
 
-def answer(
-    query: str,
-    retrieval: Retrieval,
-    generator: Generator,
-    settings: Settings,
-    count_tokens: CountTokens = estimate_tokens,
-    max_tokens: int | None = None,
-) -> Answer:
-    """Return the whole answer of `answer_stream`."""
-    *_, last = answer_stream(query, retrieval, generator, settings, count_tokens, max_tokens)
-    return cast(AnswerEvent, last).answer
+@dataclass(slots=True, kw_only=True)
+class Answering:
+    """One answer, fed with what a generator says. It asks nobody anything, and is one caller's at a time.
 
+    `prompt` is None where the question is refused, since no hit is near enough: then the generator is not asked.
+    """
 
-def _refusal(retrieval: Retrieval, generator: Generator) -> EventStream:
-    yield HitsEvent(hits=retrieval.hits)
-    yield TextEvent(text=NOTHING_FOUND)
-    yield AnswerEvent(
-        answer=Answer(
-            text=NOTHING_FOUND,
-            citations=[],
-            hits=retrieval.hits,
-            usage=Usage(),
-            timings_ms=dict(retrieval.timings_ms),
-            model=generator.model,
-            refused=True,
+    retrieval: Retrieval
+    generator: Generator
+    prompt: Prompt | None
+    max_tokens: int | None
+    prices: Prices
+    tags: Tags
+    clock: Clock
+    timings_ms: dict[str, float]
+    warnings: list[str] = field(default_factory=list)
+    streamed: bool = False
+    calibration: Calibration | None = None
+    _pieces: list[str] = field(default_factory=list)
+    _ending: Ending | None = None
+
+    @property
+    def hits(self) -> HitsEvent:
+        """The first event."""
+        return HitsEvent(hits=self.retrieval.hits)
+
+    @property
+    def usage(self) -> Usage:
+        """What the model server counted; before it has, what was sent and what has come."""
+        if self._ending is not None:
+            return self._ending.usage
+        if self.prompt is None or not self._pieces or self.generator.quotes:
+            return Usage()
+        # A piece is one token, or several that came together.
+        written = max(len(self._pieces), estimate_tokens("".join(self._pieces)))
+        return Usage(prompt_tokens=self.prompt.tokens, completion_tokens=written)
+
+    @property
+    def finish_reason(self) -> str | None:
+        return None if self._ending is None else self._ending.finish_reason
+
+    @property
+    def cost(self) -> Cost:
+        """What the model took of it, by the prices that are set."""
+        return self.prices.of_generation(self.generator.model, self.usage)
+
+    def queue(self) -> None:
+        """The answer is waiting for its turn from now on."""
+        self.clock.queued_s = time.perf_counter()
+
+    def ask(self) -> None:
+        """The generator is being asked now."""
+        self.clock.asked_s = time.perf_counter()
+        self.timings_ms["generate_queue"] = _ms(self.clock.asked_s - self.clock.queued_s)
+
+    def take(self, said: str | Ending) -> TextEvent | None:
+        """Take in what the generator said; return the event that it makes, if it makes one."""
+        if isinstance(said, Ending):
+            self._ending = said
+            self._learn(said.usage)
+            self.timings_ms["generate"] = _ms(self.clock.since_asked_s(time.perf_counter()))
+            return None
+        self.clock.piece()
+        if not self._pieces:
+            self.timings_ms["generate_first"] = _ms(self.clock.since_asked_s(self.clock.first_s))
+        self._pieces.append(said)
+        return TextEvent(text=said)
+
+    def _learn(self, usage: Usage) -> None:
+        if self.prompt is not None and self.calibration is not None:
+            self.calibration.learn(ESTIMATE.of(self.prompt.messages), usage.prompt_tokens)
+
+    def refuse(self) -> TextEvent:
+        """Answer that nothing was found."""
+        self._pieces = [NOTHING_FOUND]
+        return TextEvent(text=NOTHING_FOUND)
+
+    def end(self) -> AnswerEvent:
+        """Return the last event: the whole answer."""
+        text = "".join(self._pieces)
+        refused = self.prompt is None
+        citations = [] if self.prompt is None else cite(text, self.prompt.passages, quotes=self.generator.quotes)
+        return AnswerEvent(
+            answer=Answer(
+                text=text,
+                citations=citations,
+                hits=self.retrieval.hits,
+                usage=self.usage,
+                timings_ms=dict(self.timings_ms),
+                model=self.generator.model,
+                refused=refused,
+                finish_reason="stop" if refused else self.finish_reason,
+                cost=self.retrieval.cost + self.cost,
+                warnings=[*self.retrieval.warnings, *self.warnings],
+            )
         )
-    )
 
 
-def _generated(
-    prompt: Prompt,
-    hits: list[Hit],
-    generator: Generator,
-    max_tokens: int | None,
-    timings_ms: dict[str, float],
-) -> EventStream:
-    yield HitsEvent(hits=hits)
-    started = time.monotonic()
-    pieces: list[str] = []
-    usage = Usage()
-    with closing(generator.stream(prompt, max_tokens)) as stream:
-        for piece in stream:
-            if isinstance(piece, Usage):
-                usage = piece
-                continue
-            timings_ms.setdefault("generate_first", _ms_since(started))
-            pieces.append(piece)
-            yield TextEvent(text=piece)
-    timings_ms["generate"] = _ms_since(started)
-    text = "".join(pieces)
-    citations = cite(text, prompt.passages, quotes=generator.quotes)
-    yield AnswerEvent(
-        answer=Answer(
-            text=text,
-            citations=citations,
-            hits=hits,
-            usage=usage,
-            timings_ms=timings_ms,
-            model=generator.model,
-        )
-    )
+def bounded(max_tokens: int | None, prompt: Prompt) -> int | None:
+    """Return how many tokens to ask for: what was asked, or less where the model's window has less left."""
+    if max_tokens is None or prompt.answer_tokens is None:
+        return max_tokens
+    return min(max_tokens, prompt.answer_tokens)
 
 
-def _ms_since(started: float) -> float:
-    return round((time.monotonic() - started) * 1000, 3)
+def _ms(took_s: float | None) -> float:
+    return round((took_s or 0.0) * 1000, 3)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from retrieval.documents import Usage
 from retrieval.embedding.base import Embeddings, Kind
-from retrieval.generation.base import Generator, Passage, Prompt, Stream
+from retrieval.generation.base import Ending, Generator, Passage, Prompt, Stream
 from retrieval.generation.citing import PARAGRAPH
 from retrieval.generation.sentences import LONGEST_SENTENCE, split_sentences
 from retrieval.generation.tokens import estimate_tokens
@@ -47,7 +47,7 @@ class ExtractiveGenerator(Generator):
         self._embed = embed
 
     def stream(self, prompt: Prompt, max_tokens: int | None) -> Stream:
-        """Yield one quotation after the other, then a `Usage` of zeros: no model was asked.
+        """Yield one quotation after the other, then an `Ending` with a `Usage` of zeros: no model was asked.
 
         `max_tokens` leaves out quotations beyond it, never the first.
         """
@@ -58,7 +58,7 @@ class ExtractiveGenerator(Generator):
                 break
             yield f"{before}{quote}"
             before = PARAGRAPH
-        yield Usage()
+        yield Ending(usage=Usage(), finish_reason="stop")
 
     def _choose(self, prompt: Prompt) -> list[_Quote]:
         quotes = _candidates(prompt.passages)

@@ -14,12 +14,20 @@ def open_generator(settings: Settings, embed: EmbedTexts) -> Generator:
         return ExtractiveGenerator(embed)
     # The HTTP client is loaded only by who has a model server.
     from retrieval.generation.openai_client import OpenAIGenerator
+    from retrieval.generation.timeouts import Timeouts
 
     key = settings.generator_api_key
     return OpenAIGenerator(
         settings.generator_url,
         model=settings.generator_model,
         api_key=key.get_secret_value() if key else None,
-        connect_timeout_s=settings.generator_connect_timeout_s,
-        read_timeout_s=settings.generator_read_timeout_s,
+        timeouts=Timeouts(
+            connect_s=settings.generator_connect_timeout_s,
+            first_token_s=settings.generator_first_token_timeout_s,
+            read_s=settings.generator_read_timeout_s,
+            total_s=settings.generator_total_timeout_s,
+        ),
+        retries=settings.generator_retries,
+        breaker_failures=settings.generator_breaker_failures,
+        breaker_s=settings.generator_breaker_s,
     )

@@ -9,8 +9,19 @@ from math import isnan
 from backends.errors import Busy, GeneratorUnavailable, InvalidInput, InvalidSettings, RagstoneError
 
 _MESSAGE_CHARACTERS = 300
-_TOO_LONG = re.compile(r"context (?:length|window|size)|max_model_len|maximum.{0,20}length|too (?:long|many tokens)")
+_TOO_LONG = re.compile(
+    r"context (?:length|window|size)|max_model_len|max_seq_len|max(?:imum)?.{0,20}length|too (?:long|many tokens)"
+)
+# What vLLM says of a prompt that leaves no room for the answer's first token.
+_NO_ROOM = re.compile(r"max_tokens must be at least 1, got (?:0|-)")
 _LONGEST_RETRY_AFTER_S = 3600.0
+
+
+class PromptTooLong(InvalidSettings):
+    """The model's window is shorter than the prompt was meant for: lower `context_tokens`, or let it be asked again."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("context_tokens", problem)
 
 
 def shortened(text: str) -> str:
@@ -34,8 +45,8 @@ def message_of(payload: object) -> str:
 def failure(server: str, status: int, body: str, *, retry_after: str | None, max_tokens: int | None) -> RagstoneError:
     """Return the error for a status that is no success.
 
-    A key, a model or a URL that the server does not take is InvalidSettings; so is a prompt longer than the
-    model's window, unless it was `max_tokens` that asked for too much. 429 is Busy; all else is
+    A key, a model or a URL that the server does not take is InvalidSettings; a prompt longer than the model's
+    window is PromptTooLong, unless it was `max_tokens` that asked for too much. 429 is Busy; all else is
     GeneratorUnavailable.
     """
     error = _message_in(body)
@@ -46,10 +57,16 @@ def failure(server: str, status: int, body: str, *, retry_after: str | None, max
         return _not_found(said, names_model="model" in error.lower())
     if status == 429:
         return Busy(said, retry_after_s=_seconds(retry_after))
-    if status in (400, 413, 422) and max_tokens is not None and "max_tokens" in error:
+    if status in (400, 413, 422):
+        return _not_taken(said, error, max_tokens)
+    return GeneratorUnavailable(said)
+
+
+def _not_taken(said: str, error: str, max_tokens: int | None) -> RagstoneError:
+    if max_tokens is not None and "max_tokens" in error and not _NO_ROOM.search(error):
         return InvalidInput("max_tokens", f"found {max_tokens}; {said}")
-    if status in (400, 413, 422) and _TOO_LONG.search(error):
-        return InvalidSettings("context_tokens", f"{said}; lower it to what the model can read")
+    if _TOO_LONG.search(error) or _NO_ROOM.search(error):
+        return PromptTooLong(f"{said}; lower it to what the model can read")
     return GeneratorUnavailable(said)
 
 

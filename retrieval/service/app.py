@@ -11,9 +11,11 @@ import anyio
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client.registry import Collector
+from starlette.middleware import Middleware
 
 from retrieval.library import Ragstone
 from retrieval.service import failures
+from retrieval.service.attributing import Attributing
 from retrieval.service.documentation import DESCRIPTION, TAGS, complete
 from retrieval.service.edge import Edge
 from retrieval.service.limits import BodyLimit
@@ -35,11 +37,15 @@ def create_app(
     routers: Sequence[APIRouter] = (),
     hooks: Sequence[Hook] = (),
     collectors: Sequence[Collector] = (),
+    middleware: Sequence[Middleware] = (),
+    warmed: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """Return the service over `rag`, which stays the caller's to close, after the service has stopped.
 
     `routers` are served beside its own. `hooks` are entered when it starts, after everything of its own, and left
-    first when it stops. What `collectors` give is on /metrics beside its own.
+    first when it stops. What `collectors` give is on /metrics beside its own. `middleware` stands around the routes,
+    the first of it outermost, within what the service itself counts and logs. `warmed` is called in a thread, once
+    the embedding model is loaded, or could not be.
     """
     service = Service(rag, Metrics(rag, collectors), IngestWorker(rag))
     app = FastAPIOffline(
@@ -50,11 +56,14 @@ def create_app(
         redoc_url=None,
         swagger_ui_parameters={"defaultModelsExpandDepth": 0},
         static_url="/docs/assets",
-        lifespan=_lifespan(service, hooks),
+        lifespan=_lifespan(service, hooks, warmed),
         redirect_slashes=False,
     )
     app.state.service = service
+    app.add_middleware(Attributing)
     app.add_middleware(BodyLimit, max_body_bytes=rag.settings.max_body_bytes)
+    for one in reversed(middleware):
+        app.add_middleware(one.cls, *one.args, **one.kwargs)
     app.add_middleware(Edge, metrics=service.metrics)  # added last, it stands outermost
     served = (*ROUTERS, *routers)
     failures.install(app, served)
@@ -64,25 +73,27 @@ def create_app(
     return app
 
 
-def _warm(rag: Ragstone) -> None:
+def _warm(rag: Ragstone, warmed: Callable[[], None]) -> None:
     """Load the embedding model before the first question has to wait for that."""
     try:
         log.info("the embedding model is ready: %s", rag.embedder.stamp.model)
     except Exception as error:  # who searches with embeddings of their own needs none; whoever needs it is told again
         log.warning("the embedding model could not be loaded: %s", error)
+    warmed()
 
 
-def _lifespan(service: Service, hooks: Sequence[Hook]) -> Hook:
+def _lifespan(service: Service, hooks: Sequence[Hook], warmed: Callable[[], None]) -> Hook:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         threads = anyio.to_thread.current_default_thread_limiter()
         threads.total_tokens = service.rag.settings.service_threads
         async with AsyncExitStack() as stack:
-            warming = threading.Thread(target=_warm, args=(service.rag,), name="ragstone-warming")
+            warming = threading.Thread(target=_warm, args=(service.rag, warmed), name="ragstone-warming")
             warming.start()
             stack.push_async_callback(anyio.to_thread.run_sync, lambda: warming.join())
             service.worker.start()
             stack.push_async_callback(anyio.to_thread.run_sync, service.worker.stop)
+            stack.push_async_callback(service.rag.close_streams)
             for hook in hooks:
                 await stack.enter_async_context(hook(app))
             yield

@@ -35,6 +35,8 @@ STATUS: dict[type[errors.RagstoneError], int] = {
 
 HTTP_CODE = {400: "malformed_body", 413: "too_large"}
 RETRY_UNAVAILABLE_S = 5.0
+CLIENT_GONE = 499
+"""No answer was sent, since nobody waited for it any more."""
 SHOWN_CHARACTERS = 60
 SHOWN_FAULTS = 3
 
@@ -45,6 +47,10 @@ class RefusedBody(HTTPException):
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(status_code=status, detail=detail)
         self.code = code
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
 
 
 class ProblemResponse(Response):
@@ -91,7 +97,7 @@ def problem_of(error: Exception) -> dict[str, Any]:
     more: dict[str, object] = {}
     if isinstance(error, errors.InvalidInput):
         more["field"] = error.field
-    if isinstance(error, errors.Busy):
+    if isinstance(error, errors.Busy) and _may_be_retried(error):
         more["retry_after_s"] = error.retry_after_s
     return problem(status_of(type(error)), error.code, str(error), **more)
 
@@ -110,11 +116,16 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     app.add_exception_handler(errors.RagstoneError, _on_ours)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientGone, _on_gone)
 
 
 async def _on_ours(_: Request, error: Exception) -> Response:
     assert isinstance(error, errors.RagstoneError)
     return respond(error)
+
+
+async def _on_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)  # for the log: there is nobody to receive it
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -176,12 +187,17 @@ def _unexpected(error: Exception) -> dict[str, Any]:
 
 def _retry_after(error: errors.RagstoneError) -> dict[str, str]:
     match error:
-        case errors.Busy(retry_after_s=seconds):
+        case errors.Busy(retry_after_s=seconds) if _may_be_retried(error):
             return {"Retry-After": str(max(1, math.ceil(seconds)))}
         case errors.Unavailable():
             return {"Retry-After": str(math.ceil(RETRY_UNAVAILABLE_S))}
         case _:
             return {}
+
+
+def _may_be_retried(error: errors.Busy) -> bool:
+    """One request that may not cost so much will not be let in later either."""
+    return not (isinstance(error, errors.BudgetExceeded) and error.retry_after_s == 0)
 
 
 def _shortened(text: str) -> str:

@@ -8,10 +8,9 @@ from prometheus_client.registry import Collector
 
 from retrieval.embedding.batching import Batcher, BatcherStats
 from retrieval.library import Ragstone
+from retrieval.service.failures import CLIENT_GONE
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
-CLIENT_GONE = 499
-"""No answer was sent, since nobody waited for it any more."""
 REQUEST_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 POOL_GAUGES = {
     "pool_size": "Connections to PostgreSQL that are open",

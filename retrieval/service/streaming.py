@@ -1,16 +1,15 @@
-"""Server-sent events out of a blocking iterator."""
+"""Server-sent events out of an asynchronous iterator, and answers that end when nobody waits for them any more."""
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import anyio
 from pydantic_core import to_json
-from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from retrieval.service.failures import problem_of
+from retrieval.service.failures import ClientGone, problem_of
 
 T = TypeVar("T")
 
@@ -18,11 +17,11 @@ Failed = Callable[[dict[str, Any]], Iterable[bytes]]
 
 
 class EventStream(StreamingResponse):
-    """Sends what an iterator yields, and closes the iterator when the client has gone away, too."""
+    """Sends what a generator yields, and closes it at once when the client has gone away."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
         # A proxy that gathers events would take the streaming away.
         super().__init__(pieces, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._pieces = pieces
@@ -32,7 +31,7 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             with anyio.CancelScope(shield=True):
-                await run_in_threadpool(_close, self._pieces)
+                await self._pieces.aclose()
 
 
 def event(name: str | None, data: object) -> bytes:
@@ -52,33 +51,55 @@ def streams(description: str, example: str, properties: dict[str, Any]) -> dict[
     return {200: {"description": description, "content": content}}
 
 
-def stream(found: Iterator[T], encode: Callable[[T], Iterable[bytes]], failed: Failed) -> EventStream:
+async def stream(
+    found: AsyncGenerator[T, None], encode: Callable[[T], Iterable[bytes]], failed: Failed, request: Request
+) -> EventStream:
     """Return a response that sends each of `found` as it comes.
 
     The first one is fetched before the response begins, so that what is wrong with the request is still answered
     with a status of its own. An error after that becomes what `failed` makes of its problem document.
     """
-    try:
-        first = next(found)
-    except BaseException:
-        _close(found)
-        raise
-    return EventStream(_pieces(chain([first], found), found, encode, failed))
+    first = await unless_gone(request, anext(found))
+    return EventStream(_pieces(first, found, encode, failed))
 
 
-def _pieces(
-    events: Iterator[T], source: Iterator[T], encode: Callable[[T], Iterable[bytes]], failed: Failed
-) -> Iterator[bytes]:
+async def unless_gone(request: Request, working: Awaitable[T]) -> T:
+    """Return what `working` returns; where the client goes away before that, stop the work and raise ClientGone."""
+    result: list[T] = []
+    errors: list[Exception] = []
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        try:
+            result.append(await working)
+        except Exception as error:  # told outside of the group, which would wrap it
+            errors.append(error)
+        group.cancel_scope.cancel()
+    if errors:
+        raise errors[0]
+    if not result:
+        raise ClientGone
+    return result[0]
+
+
+async def _pieces(
+    first: T, rest: AsyncIterator[T], encode: Callable[[T], Iterable[bytes]], failed: Failed
+) -> AsyncGenerator[bytes, None]:
     try:
-        for one in events:
-            yield from encode(one)
+        for piece in encode(first):
+            yield piece
+        async for one in rest:
+            for piece in encode(one):
+                yield piece
     except Exception as error:
-        yield from failed(problem_of(error))
+        for piece in failed(problem_of(error)):
+            yield piece
     finally:
-        _close(source)
-
-
-def _close(iterator: Iterator[Any]) -> None:
-    close = getattr(iterator, "close", None)
-    if close is not None:
-        close()
+        close = getattr(rest, "aclose", None)
+        if close is not None:
+            await close()

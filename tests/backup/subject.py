@@ -12,6 +12,7 @@ from backends.corpus.collections import CollectionState, find_collection
 from ops.backup.creating import Backup
 from ops.backup.progress import Progress
 from retrieval import Collection, Document, Hit, Ragstone
+from retrieval.generation.templates import PromptTemplate
 
 DIMENSION = 16
 DOCUMENTS = 300
@@ -88,7 +89,7 @@ def _read(rag: Ragstone, name: str) -> list[tuple[Any, ...]]:
 
 def settled(state: CollectionState) -> tuple[object, ...]:
     """What a collection is, but for its number, its name and where it is searched."""
-    own = state.placement_threshold, state.recall_target
+    own = state.placement_threshold, state.recall_target, state.prompt
     return (state.spec, state.stamp, state.sequence, state.documents, state.chunks, *own)
 
 
@@ -176,6 +177,7 @@ def stop_in(phase: str, done: int = 1) -> Any:
 def make_papers(rag: Ragstone) -> Collection:
     """Texts of several sentences, embedded by the hashing model; some documents have several chunks."""
     papers = rag.create_collection("papers", placement_threshold=900_000, recall_target=0.9)
+    papers.configure(prompt=PromptTemplate(system="Be brief.", user="{passages}\n{question} 🙂"))
     papers.upsert(articles(0, 150))
     assert find_collection(rag.database, "papers").chunks > 200
     return papers

@@ -166,6 +166,8 @@ WRONG: dict[str, tuple[Callable[[], Manifest], tuple[str | int, ...], object]] =
     "a stamp of another dimension": (full, ("collections", 0, "stamp", "embedder", "dimension"), 4),
     "a number that a write would overflow": (full, ("collections", 0, "sequence"), (1 << 63) - 1),
     "a bound of recall": (full, ("collections", 0, "recall_target"), 1.5),
+    "a prompt that asks nothing": (full, ("collections", 0, "prompt"), {"system": "", "user": "{passages}"}),
+    "half a prompt": (full, ("collections", 0, "prompt"), {"user": "{passages}{question}"}),
     "a parent in a full backup": (full, ("collections", 0, "parent"), PARENT),
     "a parent that is itself": (incremental, ("collections", 0, "parent"), new_id(NOON, "incremental")),
     "a parent that is younger": (incremental, ("collections", 0, "parent"), new_id(NOON + timedelta(1), "full")),
@@ -195,6 +197,15 @@ def test_a_manifest_that_cannot_be_is_refused(
     assert 0 < len(problem_of(content, make().id, KEY)) < 500
 
 
+def test_a_manifest_from_before_there_were_prompts_is_read() -> None:
+    """Its collections have the default."""
+    content = content_of(full())
+    content["format_version"] = 1
+    del content["collections"][0]["prompt"]
+    manifest = parse(seal("manifest", content, KEY), full().id, KEY)
+    assert (manifest.format_version, manifest.collections[0].prompt) == (1, None)
+
+
 def test_collections_are_there_once() -> None:
     """The same collection twice, by name or by id, is damage."""
     content = content_of(full())
@@ -206,7 +217,7 @@ def test_collections_are_there_once() -> None:
 
 def test_a_newer_format_asks_for_a_newer_ragstone() -> None:
     """Of a later format nothing else is looked at."""
-    assert "update Ragstone" in problem_of({"format_version": 2, "anything": "else"}, PARENT)
+    assert "update Ragstone" in problem_of({"format_version": 3, "anything": "else"}, PARENT)
 
 
 def test_a_manifest_of_another_folder_is_refused() -> None:

@@ -1,22 +1,27 @@
 """A real HTTP server on loopback that speaks the OpenAI chat API, and misbehaves as it is told."""
 
+import asyncio
 import json
+import socket
+import struct
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 
 MODEL = "tiny"
+
+_RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
     """What the server sends: `parts` one by one, each as its own piece on the wire, `pause_s` before each.
 
-    With `breaks_off` the connection closes without the end of the response.
+    With `breaks_off` the connection closes without the end of the response, with `resets` it is torn. The server
+    `stalls`, until its client goes away, before the headers, or before the part of that number (one after the last
+    included).
     """
 
     parts: Sequence[bytes] | Iterator[bytes] = ()
@@ -25,6 +30,11 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     pause_s: float = 0.0
     breaks_off: bool = False
+    resets: bool = False
+    stalls: Literal["headers"] | int | None = None
+
+
+Answers = Callable[[dict[str, Any]], Reply]
 
 
 def event(payload: object, line_end: str = "\n") -> bytes:
@@ -39,10 +49,10 @@ def delta(text: str, finish_reason: str | None = None) -> dict[str, Any]:
     return {"id": "chat-1", "object": "chat.completion.chunk", "choices": [choice], "surprise": [1, None]}
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+def usage(prompt_tokens: int, completion_tokens: int, **details: Any) -> dict[str, Any]:
     """The closing event with the counts and no choices."""
     counts = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
-    return {"choices": [], "usage": {**counts, "total_tokens": prompt_tokens + completion_tokens}}
+    return {"choices": [], "usage": {**counts, "total_tokens": prompt_tokens + completion_tokens, **details}}
 
 
 def answer(*pieces: str, line_end: str = "\n") -> list[bytes]:
@@ -51,37 +61,43 @@ def answer(*pieces: str, line_end: str = "\n") -> list[bytes]:
     return [event(payload, line_end) for payload in payloads]
 
 
+def document(payload: object, status: int = 200, **headers: str) -> Reply:
+    """A JSON document."""
+    return Reply(parts=[json.dumps(payload).encode()], status=status, content_type="application/json", headers=headers)
+
+
 def failed(status: int, message: str, **headers: str) -> Reply:
     """An error in OpenAI's shape."""
-    body = json.dumps({"error": {"message": message, "type": "error", "code": status}}).encode()
-    return Reply(parts=[body], status=status, content_type="application/json", headers=headers)
+    return document({"error": {"message": message, "type": "error", "code": status}}, status, **headers)
 
 
-class ModelServer(ThreadingHTTPServer):
-    """Answers POST /v1/chat/completions with `reply(body)`, and GET /v1/models with `models`.
+class ModelServer:
+    """Answers POST /v1/chat/completions with `reply(body)`; `routes` has the rest, and may be given more.
 
-    `bodies` and `authorizations` keep what was asked. `connections` counts those that are open now,
-    `connections_made` all; `left_alone` is set when a client went away in the middle of an answer.
+    `bodies` and `authorizations` keep what was asked, `asked` how often each route was. `connections` counts those
+    that are open now, `connections_made` all; `left_alone` is set when a client went away in the middle of an answer.
     """
 
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, reply: Callable[[dict[str, Any]], Reply]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, reply: Answers) -> None:
+        self.routes: dict[str, Answers] = {
+            "POST /v1/chat/completions": self._completion,
+            "GET /v1/models": lambda _body: self.models,
+        }
         self.reply = reply
-        self.models: Reply = Reply(
-            parts=[json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}).encode()],
-            content_type="application/json",
-        )
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+        self.models = document({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
         self.bodies: list[dict[str, Any]] = []
         self.authorizations: list[str | None] = []
-        self.models_asked = 0
+        self.asked: list[str] = []
         self.connections = 0
         self.connections_made = 0
         self.changed = threading.Condition()
         self.left_alone = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+
+    @property
+    def models_asked(self) -> int:
+        return self.asked.count("GET /v1/models")
 
     def count(self, change: int) -> None:
         with self.changed:
@@ -94,61 +110,134 @@ class ModelServer(ThreadingHTTPServer):
         with self.changed:
             return self.changed.wait_for(lambda: self.connections == number, timeout_s)
 
+    def answer_to(self, request: "_Request") -> Reply:
+        """Return what a request gets, and remember that it was made."""
+        self.asked.append(request.route)
+        self.authorizations.append(request.headers.get("authorization"))
+        found = self.routes.get(request.route)
+        return found(request.body) if found else failed(404, "Not Found")
+
+    async def run(self, ready: Callable[[], object], stop: asyncio.Event) -> None:
+        """Serve until `stop` is set; connections that are open then are closed."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Connection(self), sock=self._socket)
+        ready()
+        await stop.wait()
+        server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    def _completion(self, body: dict[str, Any]) -> Reply:
+        self.bodies.append(body)
+        return self.reply(body)
+
 
 @contextmanager
-def model_server(reply: Reply | Callable[[dict[str, Any]], Reply]) -> Iterator[ModelServer]:
+def model_server(reply: Reply | Answers) -> Iterator[ModelServer]:
     """Run a server that gives every question the same reply, or the one that a function makes."""
     server = ModelServer(reply if callable(reply) else lambda _body: reply)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+    ready = threading.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=[server.run(ready.set, stop)], daemon=True)
     thread.start()
+    ready.wait()
     try:
         yield server
     finally:
-        server.shutdown()
-        server.server_close()
+        loop.call_soon_threadsafe(stop.set)
         thread.join()
+        loop.run_until_complete(asyncio.sleep(0.01))  # for what was cancelled, and closes
+        loop.close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: ModelServer
+@dataclass(frozen=True)
+class _Request:
+    route: str
+    headers: dict[str, str]
+    body: Any
 
-    def setup(self) -> None:
-        super().setup()
-        self.server.count(1)
 
-    def finish(self) -> None:
-        self.server.count(-1)
-        super().finish()
+class _Connection(asyncio.StreamReaderProtocol):
+    """One connection, which notices at once when its client goes away."""
 
-    def log_message(self, *_: object) -> None:
-        """Say nothing: a test reads what was recorded."""
+    def __init__(self, server: ModelServer) -> None:
+        super().__init__(asyncio.StreamReader(), self._serve)
+        self._server = server
+        self._gone = asyncio.Event()
+        self._answering = False
 
-    def do_GET(self) -> None:
-        self.server.models_asked += 1
-        self.server.authorizations.append(self.headers["authorization"])
-        self._send(self.server.models if self.path.startswith("/v1/models") else failed(404, ""))
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._server.count(1)
+        super().connection_made(transport)
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.bodies.append(body)
-        self.server.authorizations.append(self.headers["authorization"])
-        self._send(self.server.reply(body))
+    def eof_received(self) -> bool | None:
+        self._gone.set()
+        return super().eof_received()
 
-    def _send(self, reply: Reply) -> None:
-        self.send_response(reply.status)
-        for name, value in {**reply.headers, "Content-Type": reply.content_type}.items():
-            self.send_header(name, value)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+    def connection_lost(self, error: Exception | None) -> None:
+        self._gone.set()
+        self._server.count(-1)
+        super().connection_lost(error)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            for part in reply.parts:
-                time.sleep(reply.pause_s)
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
-            if not reply.breaks_off:
-                self.wfile.write(b"0\r\n\r\n")
-        except (BrokenPipeError, ConnectionResetError):
-            self.server.left_alone.set()
-            self.close_connection = True
-        self.close_connection = self.close_connection or reply.breaks_off
+            while (request := await _read(reader)) is not None:
+                self._answering = True
+                if not await self._send(self._server.answer_to(request), writer):
+                    break
+                self._answering = False
+        except (ConnectionError, asyncio.IncompleteReadError):
+            if self._answering:
+                self._server.left_alone.set()
+        finally:
+            writer.close()
+
+    async def _send(self, reply: Reply, writer: asyncio.StreamWriter) -> bool:
+        """Send a reply; whether the connection is good for another."""
+        if reply.stalls == "headers":
+            await self._pause(None)
+        writer.write(_head(reply))
+        number = 0
+        for part in reply.parts:
+            await self._pause(None if reply.stalls == number else reply.pause_s)
+            writer.write(b"%x\r\n%s\r\n" % (len(part), part))
+            await writer.drain()
+            number += 1
+        if reply.stalls == number:
+            await self._pause(None)
+        if reply.resets:
+            await self._pause(0.01)  # what was sent arrives first
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            writer.transport.abort()
+        elif not reply.breaks_off:
+            writer.write(b"0\r\n\r\n")
+        return not (reply.breaks_off or reply.resets)
+
+    async def _pause(self, seconds: float | None) -> None:
+        """Wait so long, or for ever; raises where the client goes away."""
+        if seconds == 0:
+            await asyncio.sleep(0)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), seconds)
+        if self._gone.is_set():
+            raise ConnectionResetError
+
+
+async def _read(reader: asyncio.StreamReader) -> _Request | None:
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return None  # the client needs the connection no more
+    first, *lines = head.decode("latin-1").strip().split("\r\n")
+    method, target, _ = first.split(" ")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return _Request(f"{method} {target.partition('?')[0]}", headers, json.loads(body) if body else None)
+
+
+def _head(reply: Reply) -> bytes:
+    headers = {**reply.headers, "Content-Type": reply.content_type, "Transfer-Encoding": "chunked"}
+    lines = [f"HTTP/1.1 {reply.status} Said", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")

@@ -15,8 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import retrieval
 from backends.corpus.backups import record_run
-from ops import latency, recall
+from ops import generation, latency, recall
 from ops.backup_metrics import BackupMetrics
+from ops.generation_metrics import GenerationMetrics
 from ops.health import running
 from ops.health_metrics import HealthMetrics
 from ops.latency.exposition import LatencyMetrics
@@ -26,8 +27,10 @@ from ops.recall_metrics import RecallMetrics
 from retrieval.config import load
 from retrieval.placement import BACKENDS
 from retrieval.service import create_app
+from tests.generation.engine_server import PAGE, engine_server
 from tests.health.test_backups import RUN
 from tests.health.watched import corpus_of_its_own, drawn, made_in
+from tests.latency.watching import answered
 from tests.service.serving import served
 
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
@@ -49,18 +52,36 @@ Exported = dict[str, set[str]]
 @pytest.fixture(scope="module")
 def exported(postgres_url: str) -> Exported:
     """Every sample that a service exports that has been searched, backed up and looked at, and its labels."""
-    settings = load(embedding_model="hashing")
-    with corpus_of_its_own(postgres_url, "health_dashboards") as url, retrieval.open(url, settings=settings) as rag:
+    with (
+        engine_server() as engine,
+        corpus_of_its_own(postgres_url, "health_dashboards") as url,
+        retrieval.open(url, settings=load(embedding_model="hashing", generator_url=engine.url)) as rag,
+    ):
+        engine.text = f"{PAGE}vllm:kv_block_idle_before_evict_seconds_count 1\ntrtllm_kv_cache_missed_blocks_total 1\n"
         made_in(rag, count=30)
         record_run(rag.database, RUN)
         for depth in ("hashes", "drill"):
             record_run(rag.database, replace(RUN, kind="verify", depth=depth))
         health, text = HealthMetrics(rag, every_s=0), ""
-        with latency.record(rag) as latencies, recall.running(rag) as capture:
+        with (
+            latency.record(rag) as latencies,
+            recall.running(rag) as capture,
+            generation.running(rag) as telemetry,
+        ):
             measured = RecallMetrics(rag, capture)
             measured.look.known, measured.look.looked_s = [_standing()], float("inf")
             health.look()
-            collectors = [BackupMetrics(rag.database), LatencyMetrics(latencies), health, measured]
+            assert rag.generator
+            assert telemetry.engine
+            telemetry.engine.look()
+            telemetry.answers(answered(generate=200, answer=212))
+            collectors = [
+                BackupMetrics(rag.database),
+                LatencyMetrics(latencies),
+                GenerationMetrics(rag, telemetry),
+                measured,
+                health,
+            ]
             with served(create_app(rag, collectors=collectors)) as service:
                 asked = {"embedding": drawn(1, 1)[0].tolist()}
                 httpx.post(f"{service}/v1/collections/handbook/search", json=asked).raise_for_status()
@@ -208,7 +229,7 @@ def test_alert_rules_load(alerts: list[dict[str, Any]], exported: Exported) -> N
 
 
 def test_alerts_cover_what_can_go_wrong(alerts: list[dict[str, Any]]) -> None:
-    """Recall, p99, health, an index that is away, backups and the pool each have one."""
+    """Recall, p99, health, an index that is away, backups, the pool and the model server each have one."""
     told = " ".join(rule["expr"] for rule in alerts)
     for name in (
         "ragstone_recall_below_target",
@@ -219,6 +240,13 @@ def test_alerts_cover_what_can_go_wrong(alerts: list[dict[str, Any]]) -> None:
         "ragstone_backup_last_verified_timestamp_seconds",
         "ragstone_backup_last_outcome",
         "ragstone_database_requests_waiting",
+        "ragstone_engine_up",
+        "ragstone_engine_kv_cache_usage_ratio",
+        "ragstone_engine_preemptions_total",
+        "ragstone_engine_requests_waiting",
+        "ragstone_engine_generation_tokens_total",
+        "first_token_growth",
+        "ragstone_generation_refused_total",
     ):
         assert name in told
 

@@ -1,6 +1,7 @@
 """`ragstone latency report`, as people and scripts see it."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from ops import latency
 from ops.cli.app import run
 from ops.cli.latency import read_span
 from ops.latency.recording import LatencyRecorder
+from retrieval.documents import Usage
 from tests.latency.watching import answered, searched
 
 
@@ -53,6 +55,26 @@ def test_the_document(rag: retrieval.Ragstone, recorded: LatencyRecorder, capsys
     assert total["percentiles_ms"] == {"p50": 498, "p95": 948, "p99": 988, "p99.9": 996}
     assert (answer["percentiles_ms"], answer["errors"]) == (None, 1)
     assert datetime.now(UTC) - datetime.fromisoformat(found["since"]) < timedelta(minutes=31)
+
+
+def test_times_by_the_length_of_prompts(rag: retrieval.Ragstone, capsys: pytest.CaptureFixture[str]) -> None:
+    """--by input-length: the first token, and the mean time between tokens, of short prompts and of long ones."""
+    recorder = LatencyRecorder(rag.database)
+    long = replace(
+        answered(answer=1), usage=Usage(prompt_tokens=9_000, completion_tokens=11), first_s=2.0, generate_s=2.5
+    )
+    for one in (answered(answer=1), long, replace(long, generate_s=3.0), answered("abandoned", answer=1)):
+        recorder(one)
+    recorder.flush()
+    found = json.loads(report(rag, capsys, "--by", "input-length", "--json"))["stages"]
+    assert [(stage["stage"], stage["count"], round(stage["max_ms"])) for stage in found] == [
+        ("first_token/0-512", 2, 50),
+        ("first_token/8k-16k", 2, 2_000),
+        ("next_token/0-512", 1, 50),
+        ("next_token/8k-16k", 2, 100),
+    ]
+    assert {stage["stage"] for stage in json.loads(report(rag, capsys, "--json"))["stages"]} == {"answer"}
+    assert "first_token/8k-16k" in report(rag, capsys, "--by", "input-length")
 
 
 def test_nothing_recorded(rag: retrieval.Ragstone, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,7 +112,7 @@ def test_a_search_past_its_budget_is_kept(
     def too_expensive(*_: object) -> None:
         raise FilterTooExpensive("the search took longer than its budget")
 
-    monkeypatch.setattr(vectors._route.searcher, "search", too_expensive)
+    monkeypatch.setattr(vectors._searches.route.searcher, "search", too_expensive)
     with pytest.raises(FilterTooExpensive):
         vectors.search(EMBEDDINGS[0])
     searches.keep()

@@ -12,7 +12,7 @@ from backends.errors import GeneratorUnavailable, QueueFull
 from retrieval.config import load
 from retrieval.documents import AnswerEvent, TextEvent, Usage
 from retrieval.embedding.batching import Batcher
-from retrieval.generation.base import Generator, Prompt, Stream
+from retrieval.generation.base import Ending, Generator, Prompt, Stream
 from retrieval.observing import AnswerObserved, Observed, SearchObserved
 from tests.fakes.embedders import HeldEmbedder
 from tests.service.serving import database_of_its_own
@@ -35,7 +35,7 @@ class Speaker(Generator):
             yield word
         if self.fails is not None:
             raise self.fails
-        yield Usage(prompt_tokens=100, completion_tokens=2)
+        yield Ending(usage=Usage(prompt_tokens=100, completion_tokens=2))
 
 
 class Place:
@@ -124,7 +124,7 @@ def test_an_answer_tells_its_stages(place: Place) -> None:
     timings_ms = told.timings_ms
     assert timings_ms.items() >= answer.timings_ms.items()
     assert 20 <= timings_ms["generate_first"] < timings_ms["generate"] < timings_ms["answer"]
-    assert (told.outcome, told.model, told.prompt_tokens, told.completion_tokens) == ("ok", "speaker", 100, 2)
+    assert (told.outcome, told.model, told.usage) == ("ok", "speaker", Usage(prompt_tokens=100, completion_tokens=2))
 
 
 def test_an_answer_that_fails_is_told(place: Place) -> None:
@@ -152,7 +152,7 @@ def test_an_answer_that_nobody_waits_for_is_told(place: Place) -> None:
     for last, outcome in ((TextEvent, "abandoned"), (AnswerEvent, "ok")):
         events = place.collection.stream(QUESTION)
         assert any(isinstance(event, last) for event in events)
-        events.close()  # type: ignore[attr-defined]  # as the service does when a client has gone
+        events.close()  # as the service does when a client has gone
         assert place.told[-1].outcome == outcome
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
@@ -19,22 +20,40 @@ from opentelemetry.trace import SpanKind, StatusCode
 import retrieval
 from backends.errors import Unsupported
 from ops import latency
+from ops.latency.conventions import ModelServer
 from ops.latency.tracing import Spans
+from retrieval.documents import Usage
 from retrieval.observing import Observed
 from tests.latency.watching import answered, searched
 
+SERVER = ModelServer("gpu-1", 8000, "vllm")
 
-def spans_of(observed: Observed, *, inside: bool = False) -> list[ReadableSpan]:
+
+def spans_of(observed: Observed, *, inside: bool = False, server: ModelServer | None = None) -> list[ReadableSpan]:
     """Return the spans that an observation makes, in the order in which they ended."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("test")
+    spans = Spans(tracer, lambda: server)
     if inside:
         with tracer.start_as_current_span("request"):
-            Spans(tracer)(observed)
+            spans(observed)
     else:
-        Spans(tracer)(observed)
+        spans(observed)
     return list(exporter.get_finished_spans())
+
+
+def attributes(span: ReadableSpan) -> dict[str, object]:
+    return dict(span.attributes or {})
+
+
+def span_id(span: ReadableSpan) -> int:
+    assert span.context is not None
+    return span.context.span_id
+
+
+def parent(span: ReadableSpan) -> int | None:
+    return None if span.parent is None else span.parent.span_id
 
 
 def took_ms(span: ReadableSpan) -> float:
@@ -68,27 +87,82 @@ def test_a_search_is_a_retrieval_span() -> None:
     assert search.status.status_code is StatusCode.UNSET
 
 
-def test_an_answer_is_a_chat_span() -> None:
-    """The model, the tokens and the time to the first of them are in it."""
-    (answer,) = spans_of(answered(generate_first=40, generate=200, answer=212))
-    assert (answer.name, took_ms(answer)) == ("chat a-model", 212)
-    assert answer.attributes is not None
-    assert answer.attributes.items() >= {
+def test_an_answer_is_a_workflow_of_search_and_chat() -> None:
+    """Around the search and the chat with the model is one span, from the question to the end of the answer."""
+    search = replace(searched(embed=8, search=2, total=11), for_answer=True)
+    spans = spans_of(answered(search=search, generate_first=40, generate=200, answer=212), server=SERVER)
+    embed, index, retrieval_, chat, workflow = spans
+    assert (workflow.name, workflow.kind, took_ms(workflow)) == (
+        "invoke_workflow ragstone generate", SpanKind.INTERNAL, 212,
+    )  # fmt: skip
+    assert attributes(workflow).items() >= {
+        "gen_ai.operation.name": "invoke_workflow",
+        "gen_ai.agent.name": "ragstone generate",
+        "gen_ai.data_source.id": "handbook",
+        "gen_ai.request.stream": True,
+    }.items()  # fmt: skip
+    assert [parent(one) for one in (retrieval_, chat)] == [span_id(workflow)] * 2
+    assert [parent(one) for one in (embed, index)] == [span_id(retrieval_)] * 2
+    assert workflow.start_time == retrieval_.start_time
+    assert (chat.end_time, took_ms(chat)) == (workflow.end_time, 200)
+    assert len({one.context.trace_id for one in spans if one.context}) == 1
+
+
+def test_the_chat_has_the_conventions_attributes() -> None:
+    """The server, the model, what was asked and what came back, and the time to the first chunk in seconds."""
+    chat, _ = spans_of(answered(generate=200, answer=212), server=SERVER)
+    assert (chat.name, chat.kind) == ("chat a-model", SpanKind.CLIENT)
+    assert attributes(chat) == {
         "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "vllm",
+        "gen_ai.data_source.id": "handbook",
+        "gen_ai.request.model": "a-model",
+        "gen_ai.request.stream": True,
+        "gen_ai.request.max_tokens": 200,
         "gen_ai.response.model": "a-model",
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.response.time_to_first_chunk": 0.05,
         "gen_ai.usage.input_tokens": 100,
         "gen_ai.usage.output_tokens": 20,
-        "gen_ai.response.time_to_first_chunk": 0.04,
-    }.items()  # fmt: skip
+        "gen_ai.usage.cache_read.input_tokens": 64,
+        "server.address": "gpu-1",
+        "server.port": 8000,
+    }
+
+
+def test_an_answer_without_a_model_server_has_none() -> None:
+    """The extractive generator is in this process."""
+    chat, _ = spans_of(answered(generate=200, answer=212))
+    assert attributes(chat)["gen_ai.provider.name"] == "ragstone"
+    assert "server.address" not in attributes(chat)
+
+
+def test_a_model_that_was_not_asked_has_no_chat() -> None:
+    """A question that is refused, and one that found no turn, are the search and nothing after it."""
+    never = replace(answered("busy", answer=10), usage=Usage(), first_s=None, generate_s=None)
+    search = replace(searched(total=5), for_answer=True)
+    assert [one.name for one in spans_of(replace(never, search=search))] == [
+        "retrieval handbook", "invoke_workflow ragstone generate",
+    ]  # fmt: skip
+    refused, *_ = spans_of(replace(never, outcome="ok", refused=True))
+    assert attributes(refused)["ragstone.refused"] is True
+    assert refused.status.status_code is StatusCode.UNSET
+
+
+def test_a_search_for_an_answer_is_told_once() -> None:
+    """With its answer, and by itself only where it failed, since no answer follows then."""
+    search = replace(searched(total=5), for_answer=True)
+    assert spans_of(search) == []
+    (failed,) = spans_of(replace(search, outcome="index_unavailable"))
+    assert failed.name == "retrieval handbook"
 
 
 @pytest.mark.parametrize("observed", [searched(outcome="queue_full", total=1), answered("queue_full", answer=1)])
 def test_an_error_is_in_the_span(observed: Observed) -> None:
     """error.type is the stable code, and the status says error."""
-    *_, span = spans_of(observed)
-    assert span.attributes is not None
-    assert span.attributes["error.type"] == "queue_full"
-    assert span.status.status_code is StatusCode.ERROR
+    for span in spans_of(observed):
+        assert attributes(span)["error.type"] == "queue_full"
+        assert span.status.status_code is StatusCode.ERROR
 
 
 def test_a_request_that_is_traced_already_is_its_parent() -> None:
@@ -138,7 +212,8 @@ def test_spans_arrive_at_a_collector(rag: retrieval.Ragstone, monkeypatch: pytes
     traced = rag.create_collection("traced", dimension=2)
     with collector() as (endpoint, received):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-        with latency.record(rag):
+        with latency.traced(rag) as layers:
+            assert len(layers) == 1
             traced.search([1, 0])
         traced.search([1, 0])
     rag.delete_collection("traced")
@@ -154,9 +229,9 @@ def test_without_opentelemetry_the_setting_says_what_to_install(
     """Where the package is missing, `traces` is refused with the fix; without the setting nothing is missed."""
     monkeypatch.delitem(sys.modules, "ops.latency.tracing")
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    with latency.record(rag):
-        pass
+    with latency.traced(rag) as layers:
+        assert layers == []
     monkeypatch.setattr(rag, "settings", rag.settings.model_copy(update={"traces": True}))
-    with pytest.raises(Unsupported, match=r"pip install 'ragstone\[otel\]'"), latency.record(rag):
+    with pytest.raises(Unsupported, match=r"pip install 'ragstone\[otel\]'"), latency.traced(rag):
         pass
     assert not rag.observers

@@ -8,6 +8,7 @@ import numpy as np
 
 from backends.corpus.collections import CollectionState
 from backends.types import IndexSpec
+from retrieval.documents import Usage
 from retrieval.observing import AnswerObserved, SearchObserved
 
 
@@ -45,15 +46,21 @@ def searched(
     )
 
 
-def answered(outcome: str = "ok", **timings_ms: float) -> AnswerObserved:
-    """Return an answer from such a collection."""
+def answered(outcome: str = "ok", *, search: SearchObserved | None = None, **timings_ms: float) -> AnswerObserved:
+    """Return an answer from such a collection, of 20 tokens, the first 50 ms and the last a second after asking."""
     return AnswerObserved(
         collection=collection(),
         model="a-model",
         outcome=outcome,
         timings_ms=timings_ms,
-        prompt_tokens=100,
-        completion_tokens=20,
+        usage=Usage(prompt_tokens=100, completion_tokens=20, cached_tokens=64),
+        finish_reason="stop" if outcome == "ok" else None,
+        first_s=0.05,
+        generate_s=1.0,
+        longest_gap_s=0.2,
+        streamed=True,
+        max_tokens=200,
+        search=search,
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 import retrieval
 from backends.errors import GeneratorUnavailable
 from retrieval.documents import Usage
-from retrieval.generation.base import Generator, Prompt
+from retrieval.generation.base import Ending, Generator, Prompt, Stream
 from retrieval.service import create_app
 from retrieval.service.schemas.answers import AnswerResult
 from tests.service.conftest import LEAVE
@@ -82,7 +82,7 @@ class _Scripted(Generator):
         self.closed = threading.Event()
         self.fail = False
 
-    def stream(self, prompt: Prompt, max_tokens: int | None) -> Iterator[str | Usage]:
+    def stream(self, prompt: Prompt, max_tokens: int | None) -> Stream:
         try:
             yield "one "
             self.go_on.wait(20)
@@ -90,7 +90,7 @@ class _Scripted(Generator):
                 raise GeneratorUnavailable("the model server went away")
             for _ in range(100):
                 yield "word " * 10_000  # more than the sockets' buffers hold
-            yield Usage(prompt_tokens=3, completion_tokens=1_001)
+            yield Ending(usage=Usage(prompt_tokens=3, completion_tokens=1_001))
         finally:
             self.closed.set()
 

@@ -3,6 +3,7 @@
 import uuid
 
 import httpx
+import pytest
 
 from retrieval.service.schemas.collections import CollectionList, CollectionResult
 from tests.service.problems import problem
@@ -46,3 +47,53 @@ def test_conflicts(client: httpx.Client, name: str) -> None:
     problem(client.post("/v1/collections", json=other), 409, "model_mismatch")
     both = {"name": "other", "embedding_model": "hashing", "dimension": 3}
     assert problem(client.post("/v1/collections", json=both), 422, "invalid_input")["field"] == "dimension"
+
+
+PROMPT = {"system": "Be brief.", "user": "{passages}\nAsked: {question}"}
+
+
+def test_a_prompt_of_its_own(client: httpx.Client) -> None:
+    """A collection is created with a prompt, shows it, takes another one, and goes back to the default."""
+    name = f"c{uuid.uuid4().hex}"
+    created = client.post("/v1/collections", json={"name": name, "prompt": PROMPT})
+    assert created.status_code == 201
+    assert created.json()["prompt"] == PROMPT
+    other = {"system": "", "user": "{question}\n{passages}"}
+    changed = client.patch(f"/v1/collections/{name}", json={"prompt": other})
+    assert changed.status_code == 200
+    assert CollectionResult.model_validate_json(changed.content).prompt is not None
+    assert client.get(f"/v1/collections/{name}").json() == changed.json()
+    assert changed.json()["prompt"] == other
+    assert client.patch(f"/v1/collections/{name}", json={"prompt": None}).json()["prompt"] is None
+
+
+def test_what_is_not_named_stays(client: httpx.Client, name: str) -> None:
+    """A change sets what stands in its body, null included, and nothing else."""
+    path = f"/v1/collections/{name}"
+    client.patch(path, json={"prompt": PROMPT, "recall_target": 0.9, "placement_threshold": 10**12})
+    found = client.patch(path, json={"recall_target": None}).json()
+    assert (found["prompt"], found["recall_target"], found["placement_threshold"]) == (PROMPT, None, 10**12)
+    assert client.patch(path, json={}).json() == found
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"prompt": {"system": "Be brief.", "user": "{question}"}}, "prompt.user"),
+        ({"prompt": {"system": "{passages}", "user": "{passages}{question}"}}, "prompt.system"),
+        ({"prompt": {"system": "Be brief."}}, "prompt.user"),
+        ({"prompt": {**PROMPT, "assistant": "x"}}, "prompt.assistant"),
+        ({"recall_target": 1.1}, "recall_target"),
+        ({"name": "another"}, "name"),
+    ],
+)
+def test_changes_that_are_refused(client: httpx.Client, name: str, body: object, field: str) -> None:
+    """Each names its field, and nothing is changed."""
+    before = client.get(f"/v1/collections/{name}").json()
+    assert problem(client.patch(f"/v1/collections/{name}", json=body), 422, "invalid_input")["field"] == field
+    assert client.get(f"/v1/collections/{name}").json() == before
+
+
+def test_only_what_is_there_can_be_changed(client: httpx.Client) -> None:
+    """A collection that nobody created is not found."""
+    problem(client.patch("/v1/collections/nowhere", json={"prompt": None}), 404, "collection_not_found")

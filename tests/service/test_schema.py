@@ -19,6 +19,7 @@ ROUTES = [
     "POST /v1/collections",
     "GET /v1/collections",
     "GET /v1/collections/{name}",
+    "PATCH /v1/collections/{name}",
     "DELETE /v1/collections/{name}",
     "POST /v1/collections/{name}/documents",
     "PUT /v1/collections/{name}/documents",
@@ -37,7 +38,7 @@ ROUTES = [
     "GET /health/ready",
     "GET /metrics",
 ]
-TAKING = [route for route in ROUTES if route.startswith(("POST", "PUT")) or route.endswith("documents")]
+TAKING = [route for route in ROUTES if route.startswith(("POST", "PUT", "PATCH")) or route.endswith("documents")]
 """Those with a body or a query, which can be wrong."""
 CASES = [(route, GenerationMode.POSITIVE) for route in ROUTES] + [(route, GenerationMode.NEGATIVE) for route in TAKING]
 CONFIG = {

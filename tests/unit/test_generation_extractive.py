@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from retrieval.context import build_prompt
 from retrieval.documents import Hit, Usage
 from retrieval.embedding.base import Embeddings, Kind
+from retrieval.generation.base import Ending
+from retrieval.generation.budget import Budget
 from retrieval.generation.citing import cite
 from retrieval.generation.extractive import ExtractiveGenerator
 
@@ -39,9 +41,9 @@ def hit(text: str, document_id: str = "rust", start: int = 0) -> Hit:
 
 
 def quoted(question: str, *hits: Hit, max_tokens: int | None = None) -> str:
-    prompt = build_prompt(question, hits, context_tokens=3_000)
+    prompt = build_prompt(question, hits, budget=Budget(context_tokens=3_000))
     *pieces, last = ExtractiveGenerator(embed).stream(prompt, max_tokens)
-    assert last == Usage()
+    assert last == Ending(usage=Usage(), finish_reason="stop")
     return "".join(map(str, pieces))
 
 
@@ -103,7 +105,7 @@ def test_every_quotation_is_cited_with_exactly_its_text(texts: list[str]) -> Non
     """Each paragraph of an answer gives one citation, whose span holds what is quoted, footnotes and all."""
     offset = 100
     hits = [hit(text, f"doc{number}", offset) for number, text in enumerate(texts)]
-    prompt = build_prompt("heap owner", hits, context_tokens=3_000)
+    prompt = build_prompt("heap owner", hits, budget=Budget(context_tokens=3_000))
     pieces = [piece for piece in ExtractiveGenerator(embed).stream(prompt, None) if isinstance(piece, str)]
     citations = cite("".join(pieces), prompt.passages, quotes=True)
     assert len(citations) == len(pieces) > 0

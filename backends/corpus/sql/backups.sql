@@ -5,7 +5,7 @@ SELECT pg_export_snapshot(), statement_timestamp()
 -- name: exported_collections
 -- All that users can name, in order.
 SELECT c.dimension, c.metric, c.precision, c.id, c.name, c.stamp, c.sequence, c.documents, c.chunks, c.created_at,
-       i.backend, i.id, c.placement_threshold, c.recall_target, c.pinned_backend, c.efforts
+       i.backend, i.id, c.placement_threshold, c.recall_target, c.pinned_backend, c.efforts, c.prompt
 FROM ragstone.collection c JOIN ragstone.vector_index i ON i.collection_id = c.id AND i.serving
 WHERE c.name NOT LIKE '.%' ORDER BY c.name
 

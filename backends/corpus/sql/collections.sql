@@ -41,13 +41,18 @@ INSERT INTO ragstone.vector_index (collection_id, backend, serving) VALUES (%(co
 -- name: find_collection
 -- What is known of a collection by its name.
 SELECT c.dimension, c.metric, c.precision, c.id, c.name, c.stamp, c.sequence, c.documents, c.chunks, c.created_at,
-       i.backend, i.id, c.placement_threshold, c.recall_target, c.pinned_backend, c.efforts
+       i.backend, i.id, c.placement_threshold, c.recall_target, c.pinned_backend, c.efforts, c.prompt
 FROM ragstone.collection c JOIN ragstone.vector_index i ON i.collection_id = c.id AND i.serving
 WHERE c.name = %(name)s
 
 -- name: configure_collection
--- What it has of its own.
-UPDATE ragstone.collection SET placement_threshold = %(placement_threshold)s, recall_target = %(recall_target)s
+-- What it has of its own: the columns that are named, each to its value.
+UPDATE ragstone.collection SET
+    placement_threshold = CASE WHEN 'placement_threshold' = ANY(%(named)s::text[])
+        THEN %(placement_threshold)s ELSE placement_threshold END,
+    recall_target = CASE WHEN 'recall_target' = ANY(%(named)s::text[])
+        THEN %(recall_target)s ELSE recall_target END,
+    prompt = CASE WHEN 'prompt' = ANY(%(named)s::text[]) THEN %(prompt)s ELSE prompt END
 WHERE name = %(name)s
 
 -- name: list_collections

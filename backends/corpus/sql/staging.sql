@@ -17,7 +17,7 @@ VALUES (%(collection_id)s, %(target)s, %(backup_id)s, %(source_checksum)s)
 -- What the backup says of it. All earlier changes are forgotten: an index of it is built, not caught up.
 UPDATE ragstone.collection
 SET sequence = %(sequence)s, horizon = %(sequence)s, placement_threshold = %(placement_threshold)s,
-    recall_target = %(recall_target)s, pinned_backend = %(pinned_backend)s
+    recall_target = %(recall_target)s, prompt = %(prompt)s, pinned_backend = %(pinned_backend)s
 WHERE id = %(collection_id)s
 
 -- name: record_shard

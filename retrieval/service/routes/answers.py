@@ -3,15 +3,18 @@
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import APIRouter, Response
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request, Response
 
 from retrieval.documents import AnswerEvent, Event, HitsEvent, TextEvent
+from retrieval.generation.driving import AnswerRun
+from retrieval.library import Ragstone
 from retrieval.service.schemas.answers import ANSWER_EXAMPLE, AnswerResult, GenerateBody, answer_json
 from retrieval.service.schemas.base import NameInPath
 from retrieval.service.schemas.problems import answers_with
 from retrieval.service.schemas.search import hit_json
 from retrieval.service.service import Here
-from retrieval.service.streaming import event, stream, streams
+from retrieval.service.streaming import event, stream, streams, unless_gone
 from retrieval.service.wire import Json, StrictRoute
 
 router = APIRouter(prefix="/v1/collections/{name}", tags=["generate"], route_class=StrictRoute)
@@ -37,19 +40,22 @@ _STREAM = streams(
     response_model=AnswerResult,
     responses=_STREAM | answers_with(400, 404, 409, 413, 415, 422, 429, 503),
 )
-def generate(here: Here, name: NameInPath, body: GenerateBody) -> Response:
+async def generate(request: Request, here: Here, name: NameInPath, body: GenerateBody) -> Response:
     """Answer a question from the documents, with numbered citations that point at their places in the sources.
 
     With `stream`, server-sent events: first `hits` (`{"results": [...]}`), then any number of `text`
     (`{"text": "..."}`), at the end `answer` with the whole answer. Where something fails midway, the last event is
     `problem`, with a problem document.
     """
-    collection = here.rag.collection(name)
+    run = await run_sync(_prepared, here.rag, name, body)
     if body.stream:
-        events = collection.stream(body.query, body.top_k, body.filter, body.max_tokens)
-        return stream(events, _encoded, _failed)
-    answer = collection.generate(body.query, body.top_k, body.filter, body.max_tokens)
-    return Json(answer_json(answer))
+        return await stream(run.aevents(), _encoded, _failed, request)
+    return Json(answer_json(await unless_gone(request, run.aanswer())))
+
+
+def _prepared(rag: Ragstone, name: str, body: GenerateBody) -> AnswerRun:
+    collection = rag.collection(name)
+    return collection.prepare_answer(body.query, body.top_k, body.filter, body.max_tokens, streamed=body.stream)
 
 
 def _encoded(one: Event) -> Iterable[bytes]:

@@ -6,16 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Response
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request, Response
 
-from backends.errors import InvalidInput
 from retrieval.documents import Answer, AnswerEvent, Event, HitsEvent, TextEvent
+from retrieval.generation.driving import AnswerRun
+from retrieval.library import Ragstone
+from retrieval.service.conversation import conversation_of
 from retrieval.service.routes.collections import collection_infos
-from retrieval.service.schemas.answers import citation_json
-from retrieval.service.schemas.chat import ChatBody, ChatMessage, ChatResult, ModelList, chat_usage_json
+from retrieval.service.schemas.answers import annotations_json, citation_json
+from retrieval.service.schemas.chat import ChatBody, ChatResult, ModelList, chat_usage_json
 from retrieval.service.schemas.problems import answers_with
 from retrieval.service.service import Here
-from retrieval.service.streaming import event, stream, streams
+from retrieval.service.streaming import event, stream, streams, unless_gone
 from retrieval.service.wire import Json, StrictRoute
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], route_class=StrictRoute)
@@ -30,21 +33,30 @@ _STREAM = streams("The completion, whole or, with `stream`, in chunks.", "data: 
     response_model=ChatResult,
     responses=_STREAM | answers_with(400, 404, 409, 413, 415, 422, 429, 503),
 )
-def complete(here: Here, body: ChatBody) -> Response:
+async def complete(request: Request, here: Here, body: ChatBody) -> Response:
     """Answer as OpenAI's chat completions do; `model` names the collection.
 
-    The last message of the user is the question, and is answered from the documents alone: earlier messages are not
-    read, and fields such as `temperature` have no effect. `citations` ride along in the message, or in the last
-    chunk's `delta`.
+    The last message of the user is the question, and is answered from the documents; what was said before it is
+    the conversation that it stands in. Fields such as `temperature` have no effect. `citations` and `annotations`
+    ride along in the message, or in the last chunk's `delta`.
     """
-    collection = here.rag.collection(body.model)
-    query, max_tokens = _question(body.messages), body.max_completion_tokens or body.max_tokens
+    run = await run_sync(_prepared, here.rag, body)
     if body.stream:
         chunks = _Chunks.of(body)
-        events = collection.stream(query, body.top_k, body.filter, max_tokens)
-        return stream(events, chunks.encoded, chunks.failed)
-    answer = collection.generate(query, body.top_k, body.filter, max_tokens)
-    return Json(_completion(body.model, answer))
+        return await stream(run.aevents(), chunks.encoded, chunks.failed, request)
+    return Json(_completion(body.model, await unless_gone(request, run.aanswer())))
+
+
+def _prepared(rag: Ragstone, body: ChatBody) -> AnswerRun:
+    question, history = conversation_of(body.messages)
+    return rag.collection(body.model).prepare_answer(
+        question,
+        body.top_k,
+        body.filter,
+        body.max_completion_tokens or body.max_tokens,
+        history,
+        streamed=bool(body.stream),
+    )
 
 
 @router.get("/models", summary="List the collections as models", response_model=ModelList, responses=answers_with(503))
@@ -76,7 +88,7 @@ class _Chunks:
             case TextEvent(text=text):
                 yield self._chunk({"content": text})
             case AnswerEvent(answer=answer):
-                yield self._chunk({"citations": [citation_json(citation) for citation in answer.citations]}, "stop")
+                yield self._chunk(_cited(answer, self.head["model"]), answer.finish_reason or "stop")
                 if self.include_usage:
                     yield event(None, {**self.head, "choices": [], "usage": chat_usage_json(answer.usage)})
                 yield _DONE
@@ -94,29 +106,21 @@ def _completion(model: str, answer: Answer) -> dict[str, Any]:
     message = {
         "role": "assistant",
         "content": answer.text,
-        "citations": [citation_json(citation) for citation in answer.citations],
+        **_cited(answer, model),
     }
     return {
         **_head("chat.completion", model),
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": message, "finish_reason": answer.finish_reason or "stop"}],
         "usage": chat_usage_json(answer.usage),
+    }
+
+
+def _cited(answer: Answer, collection: str) -> dict[str, Any]:
+    return {
+        "citations": [citation_json(citation) for citation in answer.citations],
+        "annotations": annotations_json(answer.citations, collection),
     }
 
 
 def _head(kind: str, model: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
-
-
-def _question(messages: list[ChatMessage]) -> str:
-    for position in reversed(range(len(messages))):
-        if messages[position].role == "user":
-            return _text(messages[position], f"messages[{position}].content")
-    raise InvalidInput("messages", "found none whose role is 'user'; needed one: the last of them is the question")
-
-
-def _text(message: ChatMessage, field: str) -> str:
-    content = message.content
-    text = "\n".join(part.text for part in content) if isinstance(content, list) else content
-    if not text or not text.strip():
-        raise InvalidInput(field, "found no text; needed the question")
-    return text

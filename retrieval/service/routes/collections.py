@@ -1,4 +1,4 @@
-"""Collections: create, list, look at, delete."""
+"""Collections: create, list, look at, change, delete."""
 
 from fastapi import APIRouter
 
@@ -6,7 +6,13 @@ from backends.errors import CollectionNotFound
 from retrieval.collection import CollectionInfo
 from retrieval.library import Ragstone
 from retrieval.service.schemas.base import NameInPath
-from retrieval.service.schemas.collections import CollectionList, CollectionResult, NewCollection, collection_json
+from retrieval.service.schemas.collections import (
+    CollectionChanges,
+    CollectionList,
+    CollectionResult,
+    NewCollection,
+    collection_json,
+)
 from retrieval.service.schemas.problems import answers_with
 from retrieval.service.service import Here
 from retrieval.service.wire import Json, StrictRoute
@@ -34,6 +40,7 @@ def create(here: Here, body: NewCollection) -> Json:
         precision=body.precision,
         placement_threshold=body.placement_threshold,
         recall_target=body.recall_target,
+        prompt=None if body.prompt is None else body.prompt.template(),
     )
     return Json(collection_json(collection.info()), 201, {"Location": f"/v1/collections/{body.name}"})
 
@@ -50,6 +57,23 @@ def list_all(here: Here) -> Json:
 def show(here: Here, name: NameInPath) -> Json:
     """Return how a collection stands: its size, its model, what serves it."""
     return Json(collection_json(here.rag.collection(name).info()))
+
+
+@router.patch(
+    "/{name}",
+    summary="Change a collection",
+    response_model=CollectionResult,
+    responses=answers_with(400, 404, 413, 415, 422, 503),
+)
+def change(here: Here, name: NameInPath, body: CollectionChanges) -> Json:
+    """Give a collection a prompt, a recall target or a placement threshold of its own, or take it away with null.
+
+    What is left out stays as it is. Answers that begin later than the reply use the new prompt; other servers over
+    the same corpus follow within a second.
+    """
+    collection = here.rag.collection(name)
+    collection.configure(**body.given())
+    return Json(collection_json(collection.info()))
 
 
 @router.delete("/{name}", summary="Delete a collection", status_code=204, responses=answers_with(404, 422, 503))

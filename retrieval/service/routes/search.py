@@ -27,7 +27,7 @@ def retrieve(here: Here, name: NameInPath, body: RetrieveBody) -> Json:
     "/search",
     summary="Search with your own embedding",
     response_model=SearchResult,
-    responses=answers_with(400, 404, 413, 415, 422, 503),
+    responses=answers_with(400, 404, 413, 415, 422, 429, 503),
 )
 def search(here: Here, name: NameInPath, body: SearchBody) -> Json:
     """Return the passages whose embeddings are nearest to this one, best first."""

@@ -3,12 +3,22 @@
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from retrieval.documents import Usage
 from retrieval.service.schemas.answers import CITATION_EXAMPLE, CitationResult
 from retrieval.service.schemas.base import Filter, MaxTokens, Result, TopK
 
 _ID = "chatcmpl-3f0c5b1d2a"
+_ANNOTATION_EXAMPLE: JsonDict = {
+    "type": "url_citation",
+    "url_citation": {
+        "start_index": 0,
+        "end_index": 41,
+        "url": "/v1/collections/handbook/documents/leave#char=0,37",
+        "title": "Leave",
+    },
+}
 
 
 class _Lenient(BaseModel):
@@ -38,9 +48,11 @@ class StreamOptions(_Lenient):
 
 
 class ChatBody(_Lenient):
-    """A conversation. The last message of the user is the question; what came before it is not read.
+    """A conversation. The last message of the user is the question, and what it is answered from is searched for it.
 
-    `top_k` and `filter` are not OpenAI's: its clients send them as extra fields.
+    What user and assistant said before is the conversation that it stands in, as far as that fits its share of the
+    prompt. Messages of other roles are not read: how to answer is the collection's own `prompt`. `top_k` and `filter`
+    are not OpenAI's: its clients send them as extra fields.
     """
 
     model_config = ConfigDict(
@@ -60,12 +72,32 @@ class ChatBody(_Lenient):
     filter: Filter = None
 
 
+class UrlCitation(Result):
+    """A statement of the answer and the place in a document that it rests on."""
+
+    start_index: int = Field(description="Where the statement begins in `content`, in Unicode code points.")
+    end_index: int = Field(description="Where it ends, with its `[number]`: the first character after it.")
+    url: str = Field(
+        description="The document's path in this service, then the source's characters as RFC 5147 writes them: "
+        "`#char=start,end`."
+    )
+    title: str = Field(description="The document's title, or its id where it has none.")
+
+
+class Annotation(Result):
+    """A citation as OpenAI's clients know it: one for each statement and source."""
+
+    type: Literal["url_citation"] = Field(description="What this is.")
+    url_citation: UrlCitation
+
+
 class ChatAnswer(Result):
     """The answer, as a message."""
 
     role: Literal["assistant"] = Field(description="Always `assistant`.")
     content: str = Field(description="The answer; numbers in brackets are its citations.")
     citations: list[CitationResult] = Field(description="Not OpenAI's: what the numbers point at.")
+    annotations: list[Annotation] = Field(description="The same as OpenAI's clients know it.")
 
 
 class ChatChoice(Result):
@@ -73,7 +105,13 @@ class ChatChoice(Result):
 
     index: Literal[0] = Field(description="Always 0.")
     message: ChatAnswer
-    finish_reason: Literal["stop"] = Field(description="Always `stop`.")
+    finish_reason: str = Field(description="`stop`, or `length` where the answer was cut off.")
+
+
+class PromptTokens(Result):
+    """Of the tokens that were read."""
+
+    cached_tokens: int = Field(description="Those that the model server still knew; 0 if untold.")
 
 
 class ChatUsage(Result):
@@ -82,6 +120,7 @@ class ChatUsage(Result):
     prompt_tokens: int = Field(description="Read.")
     completion_tokens: int = Field(description="Written.")
     total_tokens: int = Field(description="Both.")
+    prompt_tokens_details: PromptTokens
 
 
 class ChatResult(Result):
@@ -102,11 +141,17 @@ class ChatResult(Result):
                                 "role": "assistant",
                                 "content": "Everyone has 30 days of leave a year. [1]",
                                 "citations": [CITATION_EXAMPLE],
+                                "annotations": [_ANNOTATION_EXAMPLE],
                             },
                             "finish_reason": "stop",
                         }
                     ],
-                    "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+                    "usage": {
+                        "prompt_tokens": 0,
+                        "completion_tokens": 0,
+                        "total_tokens": 0,
+                        "prompt_tokens_details": {"cached_tokens": 0},
+                    },
                 }
             ]
         }
@@ -153,4 +198,5 @@ def chat_usage_json(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }

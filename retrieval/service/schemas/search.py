@@ -7,6 +7,7 @@ from pydantic.config import JsonDict
 
 from retrieval.documents import Hit, Retrieval
 from retrieval.service.schemas.base import METADATA_EXAMPLE, Body, Filter, Metadata, Question, Result, TopK
+from retrieval.service.schemas.costs import CostResult, cost_json
 
 HIT_EXAMPLE: JsonDict = {
     "id": "leave",
@@ -81,6 +82,8 @@ class SearchResult(Result):
                     "results": [HIT_EXAMPLE],
                     "timings_ms": TIMINGS_EXAMPLE,
                     "index": {"backend": "pgvector", "exact": True},
+                    "cost": None,
+                    "warnings": [],
                 }
             ]
         }
@@ -89,6 +92,8 @@ class SearchResult(Result):
     results: list[HitResult] = Field(description="Best first; equal scores in the order of their ids.")
     timings_ms: dict[str, float] = Field(description="What each stage took.")
     index: IndexResult
+    cost: CostResult | None = Field(description="By the prices that the operator set; null where there are none.")
+    warnings: list[str] = Field(description="Of budgets that are nearly used up.")
 
 
 def hit_json(hit: Hit) -> dict[str, Any]:
@@ -111,4 +116,6 @@ def retrieval_json(retrieval: Retrieval) -> dict[str, Any]:
         "results": [hit_json(hit) for hit in retrieval.hits],
         "timings_ms": retrieval.timings_ms,
         "index": {"backend": retrieval.backend, "exact": retrieval.exact},
+        "cost": cost_json(retrieval.cost),
+        "warnings": retrieval.warnings,
     }
