@@ -10,7 +10,7 @@ from backends.errors import GeneratorUnavailable, RagstoneError
 from retrieval.generation.address import ServerAddress
 from retrieval.generation.completion import Completion, NotAnAnswer
 from retrieval.generation.failures import failure, shortened
-from retrieval.generation.timeouts import Deadline, Deadlines
+from retrieval.generation.timeouts import Deadline, Deadlines, Watch
 from retrieval.propagation import outgoing_headers
 
 T = TypeVar("T")
@@ -46,6 +46,7 @@ class Exchange:
         self._max_tokens = max_tokens
         self._completion = Completion()
         self._response: aiohttp.ClientResponse | None = None
+        self._watch: Watch | None = None
 
     @property
     def completion(self) -> Completion:
@@ -81,6 +82,8 @@ class Exchange:
         return []
 
     def close(self) -> None:
+        if self._watch is not None:
+            self._watch.end()
         if self._response is not None:
             self._response.close()
 
@@ -88,9 +91,21 @@ class Exchange:
         """Return what came, or nothing at the end; what becomes of the connection after the last word is no trouble."""
         if self._completion.is_whole:
             return await self._rest(_USAGE_S)
-        begun = self._completion.begun
-        deadline = self._deadlines.next_piece() if begun else self._deadlines.before_first_token()
-        return await self._in_time(self._content.readany(), deadline)
+        if not self._completion.begun:
+            return await self._in_time(self._content.readany(), self._deadlines.before_first_token())
+        if self._watch is None:
+            assert self._response is not None
+            self._watch = Watch(self._deadlines, self._response.close)
+        return await self._watched(self._watch)
+
+    async def _watched(self, watch: Watch) -> bytes:
+        watch.wait()
+        try:
+            return await self._content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._late(watch.missed) if watch.missed else self._unreachable(error) from error
+        finally:
+            watch.heard()
 
     async def _read_end(self) -> None:
         """Read the end of the response, after which the connection serves others."""
@@ -116,11 +131,12 @@ class Exchange:
         except aiohttp.ClientError as error:
             raise self._unreachable(error) from error
         except TimeoutError as error:
-            raise self._broken(
-                f"{self._address.name}: {deadline.missed}", servers_fault=deadline.servers_fault
-            ) from error
+            raise self._late(deadline) from error
         except OSError as error:
             raise self._unreachable(error) from error
+
+    def _late(self, deadline: Deadline) -> Trouble:
+        return self._broken(f"{self._address.name}: {deadline.missed}", servers_fault=deadline.servers_fault)
 
     def _unreachable(self, error: Exception) -> Trouble:
         again = not (self._completion.begun or isinstance(error, TimeoutError | aiohttp.ClientSSLError))
