@@ -50,35 +50,42 @@ ORDER BY distance, {public_id} LIMIT %(top_k)s
 
 -- name: nearest
 -- Proposed by HNSW, and what was written a moment ago in small changes: HNSW may miss even that. In one statement.
+-- OFFSET 0 keeps the planner to the order of its joins, so that a plan made without the values is the right one.
 WITH nearest AS MATERIALIZED (
     SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
     ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s),
 recent AS MATERIALIZED (
-    SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance
-    FROM ragstone.change h JOIN {embedding} e ON e.chunk_id >= h.block << 20 AND e.chunk_id < (h.block + 1) << 20
+    SELECT w.chunk_id, w.distance FROM ragstone.change h
+    CROSS JOIN LATERAL (
+        SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
+        WHERE e.chunk_id >= h.block << 20 AND e.chunk_id < (h.block + 1) << 20 OFFSET 0) w
     WHERE h.collection_id = %(collection_id)s AND {is_recent}
-      AND NOT EXISTS (SELECT FROM nearest n WHERE n.chunk_id = e.chunk_id)),
+      AND w.chunk_id <> ALL (ARRAY(SELECT chunk_id FROM nearest))),
 best AS MATERIALIZED (
     SELECT * FROM (SELECT * FROM nearest UNION ALL SELECT * FROM recent) n
     ORDER BY distance + 0 LIMIT %(top_k)s) -- a relaxed scan is not quite in order
-SELECT {columns}, n.distance FROM best n JOIN {chunk} c ON c.id = n.chunk_id
+SELECT {columns}, n.distance FROM best n
+CROSS JOIN LATERAL (SELECT * FROM {chunk} c WHERE c.id = n.chunk_id OFFSET 0) c
 ORDER BY n.distance, {public_id}
 
 -- name: nearest_filtered
 -- The scan of HNSW goes on until enough of what it proposes matches; and what was written a moment ago.
 WITH nearest AS MATERIALIZED (
     SELECT c.id, {columns}, e.embedding {operator} %(query)s AS distance
-    FROM {embedding} e JOIN {chunk} c ON c.id = e.chunk_id
-    WHERE c.metadata @@ %(filter)s::jsonpath
+    FROM {embedding} e CROSS JOIN LATERAL (
+        SELECT * FROM {chunk} c WHERE c.id = e.chunk_id AND c.metadata @@ %(filter)s::jsonpath OFFSET 0) c
     ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s),
 recent AS MATERIALIZED (
-    SELECT c.id, {columns}, e.embedding {operator} %(query)s AS distance
-    FROM ragstone.change h JOIN {embedding} e ON e.chunk_id >= h.block << 20 AND e.chunk_id < (h.block + 1) << 20
-    JOIN {chunk} c ON c.id = e.chunk_id AND c.metadata @@ %(filter)s::jsonpath
+    SELECT c.id, {columns}, w.distance FROM ragstone.change h
+    CROSS JOIN LATERAL (
+        SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
+        WHERE e.chunk_id >= h.block << 20 AND e.chunk_id < (h.block + 1) << 20 OFFSET 0) w
+    CROSS JOIN LATERAL (
+        SELECT * FROM {chunk} c WHERE c.id = w.chunk_id AND c.metadata @@ %(filter)s::jsonpath OFFSET 0) c
     WHERE h.collection_id = %(collection_id)s AND {is_recent}
-      AND NOT EXISTS (SELECT FROM nearest n WHERE n.id = e.chunk_id))
+      AND w.chunk_id <> ALL (ARRAY(SELECT id FROM nearest)))
 SELECT {columns}, c.distance FROM (SELECT * FROM nearest UNION ALL SELECT * FROM recent) c
-ORDER BY c.distance, {public_id} LIMIT %(top_k)s
+ORDER BY c.distance + 0, {public_id} LIMIT %(top_k)s
 
 -- name: count_matching
 -- How many chunks match, counted no further than the limit.

@@ -25,4 +25,4 @@ class CostResult(Result):
 
 def cost_json(cost: Cost) -> dict[str, Any] | None:
     """Return a CostResult as a dict; None where nothing that was used has a price."""
-    return cost.as_dict() if any(charge.priced for charge in cost.charges) else None
+    return cost.as_dict() if any(charge.used and charge.priced for charge in cost.charges) else None
