@@ -148,7 +148,13 @@ class FilterTooExpensive(RagstoneError):
 
 
 class Unavailable(RagstoneError):
+    """It cannot be reached; `retry_after_s` says when it will be tried again, where that is known."""
+
     code = "unavailable"
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class CorpusUnavailable(Unavailable):

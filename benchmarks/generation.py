@@ -190,7 +190,7 @@ def _prepared(folder: str, url: str, model: str | None, questions: int) -> Asked
         collection.upsert(documents)
         bodies = []
         for question in asked:
-            prompt = collection.prepare_answer(question, TOP_K).answering.prompt
+            prompt = collection.prepare_answer(question, TOP_K).asking.begin().prompt
             assert prompt is not None
             messages = [asdict(message) for message in prompt.messages]
             bodies.append({"model": rag.generator.model, "messages": messages, "stream": True})

@@ -10,6 +10,8 @@ from ops.costs import Costs
 from ops.costs.clock import utc_now
 from ops.costs.recording import Subject
 from ops.costs.report import Standing, standings
+from ops.generation import telemetry_of
+from ops.generation.model_names import ModelNames
 from ops.scraping import BoundedLook
 from retrieval.costing import PRICED_BACKENDS
 from retrieval.library import Ragstone
@@ -28,7 +30,9 @@ class CostMetrics(Collector):
 
     def __init__(self, rag: Ragstone, costs: Costs) -> None:
         self._costs = costs
+        self._rag = rag
         self._named = _named(rag)
+        self._models = ModelNames()
         self._look = BoundedLook[list[Standing]](
             "cost", lambda: standings(rag.database, costs.budgets, utc_now().date(), shown=1), [], LOOK_EVERY_S
         )
@@ -42,17 +46,23 @@ class CostMetrics(Collector):
             yield _counted("warned", "Warnings given by a soft limit", names, self._costs.purse.warned())
 
     def _totals(self) -> dict[Subject, Spent]:
-        """By models and backends that are named in the settings; all others together."""
+        """By names of a bounded set: of backends and embedders those that are known, of models the first."""
+        telemetry = telemetry_of(self._rag)
+        models = self._models if telemetry is None else telemetry.answers.models  # as the metrics of generation say it
         totals: dict[Subject, Spent] = {}
         for subject, spent in self._costs.recorder.totals().items():
-            named = subject if subject.model in self._named else subject._replace(model=OTHER)
+            named = subject._replace(model=self._name(subject, models))
             totals[named] = totals.get(named, Spent()) + spent
         return totals
 
+    def _name(self, subject: Subject, models: ModelNames) -> str:
+        if subject.stage == "generate":
+            return models.named(subject.model)
+        return subject.model if subject.model in self._named else OTHER
+
 
 def _named(rag: Ragstone) -> frozenset[str]:
-    configured = {name for name in (rag.settings.embedding_model, rag.settings.generator_model) if name}
-    return rag.prices.models | configured | set(PRICED_BACKENDS)
+    return rag.prices.models | {rag.settings.embedding_model} | set(PRICED_BACKENDS)
 
 
 def _of_spending(totals: dict[Subject, Spent]) -> Iterable[Metric]:

@@ -1,10 +1,12 @@
 """Runs the HTTP service in this process, until a signal says stop."""
 
+import asyncio
 import errno
 import gc
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import uvicorn
 
@@ -13,6 +15,8 @@ from backends.errors import InvalidSettings, Unavailable
 BACKLOG = 2048
 STOP_WITHIN_S = 10
 """How long requests under way may go on after the signal."""
+ANSWERS_END_S = 7
+"""How long answers that are being written may: then there is time left to say that they broke off."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -42,13 +46,23 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run_until_stopped(app: Callable[..., object], listener: socket.socket, *, ready: Callable[[], None]) -> None:
-    """Serve `app` (ASGI) on `listener` until SIGINT or SIGTERM; `ready` is called when it answers."""
+def run_until_stopped(
+    app: Callable[..., object],
+    listener: socket.socket,
+    *,
+    ready: Callable[[], None],
+    end_answers: Callable[[], Coroutine[Any, Any, None]],
+) -> None:
+    """Serve `app` (ASGI) on `listener` until SIGINT or SIGTERM; `ready` is called when it answers.
+
+    `end_answers` breaks off the answers that are still being written some time after the signal, so that their
+    streams end with a problem and not in the middle.
+    """
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=STOP_WITHIN_S)
     # When it has stopped, uvicorn raises again the signals that it caught; they have had their answer.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _Server(config, ready).run(sockets=[listener])
+    _Server(config, ready, end_answers).run(sockets=[listener])
 
 
 def leave_to_itself() -> None:
@@ -61,13 +75,30 @@ def leave_to_itself() -> None:
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it is ready."""
+    """A server that says when it is ready, and ends answers before it stops."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        end_answers: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
         super().__init__(config)
         self._ready = ready
+        self._end_answers = end_answers
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = asyncio.create_task(self._end_in_time())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    async def _end_in_time(self) -> None:
+        await asyncio.sleep(ANSWERS_END_S)
+        await self._end_answers()

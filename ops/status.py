@@ -213,11 +213,14 @@ def _of_page(url: str, text: str) -> ServiceStatus:
     states = (one for one in samples if one.name == "ragstone_generation_breaker_state")
     checks = (one for one in samples if one.name == "ragstone_health_check" and one.labels["check"] in _NAMES)
     levels = {one.labels["check"]: LEVELS[int(one.value)] for one in checks}
+    breaker = next((one.labels["state"] for one in states if one.value), None)
+    if breaker not in (None, "closed"):  # the service's own check of it may be minutes old
+        levels[generation.generation_breaker.__name__] = "crit"
     return ServiceStatus(
         url=url,
         problem=None,
         admission={ours: values[theirs] for ours, theirs in ADMISSION.items() if theirs in values},
-        breaker=next((one.labels["state"] for one in states if one.value), None),
+        breaker=breaker,
         findings={name: level for name, level in levels.items() if level in ("warn", "crit")},
     )
 

@@ -1,21 +1,38 @@
 """The seam through which an operator limits what requests may spend."""
 
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal, Protocol
 
+from backends.corpus.spending import BudgetKey
 from retrieval.attribution import Tags
 
 Kind = Literal["search", "generate"]
 
 
+@dataclass(slots=True)
+class Counted:
+    """A request that was let in: warnings of budgets that are nearly used up, and the uses that it counts in.
+
+    `uses` is the purse's own; it is empty once the request was given back.
+    """
+
+    warnings: list[str] = field(default_factory=list)
+    uses: tuple[BudgetKey, ...] = ()
+
+
 class Purse(Protocol):
     """Asked about each request while it can still be refused. Safe from any thread; blocking, and cheap."""
 
-    def before(self, tags: Tags, kind: Kind) -> list[str]:
-        """Count a request, before it costs anything, and return warnings of budgets that are nearly used up.
+    def before(self, tags: Tags, kind: Kind) -> Counted:
+        """Count a request, before it costs anything.
 
-        Raises BudgetExceeded, and CorpusUnavailable where nobody can say what was spent.
+        Raises BudgetExceeded, which counts it in no budget, and CorpusUnavailable where nobody can say what was spent.
         """
+        ...
+
+    def give_back(self, counted: Counted) -> None:
+        """Take back the count of a request that was refused afterwards. Never raises; again, it does nothing."""
         ...
 
     def afford(self, tags: Tags, estimated: Decimal) -> list[str]:

@@ -14,6 +14,7 @@ from backends.filters import All, parse
 from backends.pgvector import PgvectorIndex
 from backends.types import Metric, Precision
 from backends.vectors import prepare_one
+from retrieval.asking import Question
 from retrieval.bulk import check_bulk, upsert_bulk
 from retrieval.checking import (
     check_documents,
@@ -25,12 +26,10 @@ from retrieval.checking import (
     check_query,
 )
 from retrieval.documents import Answer, Document, Hit, Metadata, Retrieval, UpsertResult
-from retrieval.generation.answering import Answering
 from retrieval.generation.base import Message
 from retrieval.generation.driving import AnswerRun, EventStream
 from retrieval.generation.templates import PromptTemplate, template_of
 from retrieval.searching import Query, Searches
-from retrieval.telling import observed_answer
 from retrieval.upserting import Upsert
 
 if TYPE_CHECKING:
@@ -223,7 +222,8 @@ class Collection:
         check_query(query)
         check_mode(mode)
         asked = self._searches.asked(top_k, filter)
-        return self._searches.retrieve(query, asked, self._rag.before("search")).retrieval
+        with self._rag.counted("search") as warnings:
+            return self._searches.retrieve(query, asked, warnings).retrieval
 
     def search(self, embedding: object, top_k: int = 10, filter: object = None, exact: bool = False) -> list[Hit]:
         """Return the chunks nearest to an embedding, float32 [d]. `exact` compares it with every one."""
@@ -235,7 +235,8 @@ class Collection:
         """Search, and say how many milliseconds it took and what answered."""
         asked = self._searches.asked(top_k, filter, exact=exact)
         prepared = prepare_one(embedding, self._state.spec, "embedding")
-        return self._searches.search(Query(prepared), asked, self._rag.before("search")).retrieval
+        with self._rag.counted("search") as warnings:
+            return self._searches.search(Query(prepared), asked, warnings).retrieval
 
     def generate(
         self,
@@ -269,20 +270,17 @@ class Collection:
         *,
         streamed: bool = False,
     ) -> AnswerRun:
-        """Find the passages and build the prompt; the model is asked by whoever runs what this returns."""
+        """Check a question; its answer is asked for by whoever runs what this returns.
+
+        Raises InvalidInput and InvalidFilter.
+        """
         check_query(query)
         check_max_tokens(max_tokens)
         asked = self._searches.asked(top_k, filter, for_answer=True)
-        searched = self._searches.retrieve(query, asked, self._rag.before("generate"))
-        state = self._searches.latest
-        answering = self._rag.answering(
-            query, searched.retrieval, state, max_tokens, history, came_s=asked.started_s, streamed=streamed
+        question = Question(
+            self._rag, self._searches, query, asked, max_tokens=max_tokens, history=history, streamed=streamed
         )
-
-        def tell(answering: Answering, error: BaseException | None) -> None:
-            self._rag.observers.tell(observed_answer(state, searched.observed, answering, error))
-
-        return AnswerRun(answering, self._rag.admission, tell)
+        return AnswerRun(question, self._rag.admission)
 
     def wait_until_indexed(self, timeout_s: float = 600) -> None:
         """Return when the vector index has all that is there now, or none is needed; IndexBehind after `timeout_s`."""

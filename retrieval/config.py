@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backends.errors import InvalidSettings
@@ -90,9 +90,7 @@ class Settings(BaseSettings):
         3_000, ge=400, description="The most tokens of a prompt; fewer where the model's window is shorter"
     )
     answer_tokens: int = Field(
-        512,
-        ge=1,
-        description="Tokens of the model's window that the prompt leaves free for an answer without max_tokens",
+        1_024, ge=1, description="The longest answer of a request without max_tokens; the prompt leaves it its room"
     )
     history_share: float = Field(
         0.25, ge=0, le=1, description="The most of the prompt that the conversation before the question may take"
@@ -131,6 +129,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="The largest HTTP request body")
     max_top_k: int = Field(1_000, ge=1, description="The most hits that one search may ask for")
     service_threads: int = Field(40, ge=1, description="Threads of the HTTP service that may block")
+
+    @field_validator("prices", "budgets", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, path: object) -> object:
+        """A variable that is set to nothing names no file."""
+        return path or None
 
 
 _SECRET = frozenset(name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None)

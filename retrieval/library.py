@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -23,16 +24,13 @@ from retrieval.chunking import Chunker
 from retrieval.collection import Collection
 from retrieval.config import Settings, load
 from retrieval.costing import Prices
-from retrieval.documents import Retrieval
 from retrieval.embedding.base import EmbedderStamp
 from retrieval.embedding.batching import Batcher
 from retrieval.embedding.factory import open_embedder
 from retrieval.generation.admission import Admission
-from retrieval.generation.answering import Answering
-from retrieval.generation.base import Generator, Message
+from retrieval.generation.base import Generator
 from retrieval.generation.factory import open_generator
-from retrieval.generation.preparing import prepare
-from retrieval.generation.templates import PromptTemplate, template_of
+from retrieval.generation.templates import PromptTemplate
 from retrieval.indexes import AwayIndex, OpenIndexes
 from retrieval.indexing import IndexKeeper
 from retrieval.observing import Observers
@@ -234,40 +232,21 @@ class Ragstone:
             )
         return chunker
 
-    def answering(
-        self,
-        query: str,
-        retrieval: Retrieval,
-        collection: CollectionState,
-        max_tokens: int | None,
-        history: Sequence[Message],
-        *,
-        came_s: float,
-        streamed: bool,
-    ) -> Answering:
-        """Return the answer to a question from what was retrieved for it, before the model is asked.
+    @contextmanager
+    def counted(self, kind: Kind) -> Iterator[list[str]]:
+        """Count a request with the budgets, and give their warnings; where the block raises, it is taken back.
 
-        Where no hit reaches `refusal_score`, it will say that nothing was found. Raises InvalidInput for a question
-        that leaves no room for a passage, and BudgetExceeded.
+        Raises BudgetExceeded.
         """
-        return prepare(
-            query,
-            retrieval,
-            generator=self.generator,
-            settings=self.settings,
-            metric=collection.spec.metric,
-            template=template_of(collection),
-            prices=self.prices,
-            purse=self.purse,
-            max_tokens=max_tokens,
-            history=history,
-            came_s=came_s,
-            streamed=streamed,
-        )
-
-    def before(self, kind: Kind) -> list[str]:
-        """Ask the budgets, before a request costs anything; return their warnings. Raises BudgetExceeded."""
-        return [] if self.purse is None else self.purse.before(current_tags(), kind)
+        if self.purse is None:
+            yield []
+            return
+        counted = self.purse.before(current_tags(), kind)
+        try:
+            yield counted.warnings
+        except BaseException:
+            self.purse.give_back(counted)
+            raise
 
     def _check_model(self, model: str) -> None:
         if model not in (self.settings.embedding_model, self.embedder.stamp.model):

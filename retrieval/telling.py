@@ -70,15 +70,34 @@ def observed_search(
 
 
 def observed_answer(
-    collection: CollectionState, search: SearchObserved | None, answering: Answering, error: BaseException | None
+    collection: CollectionState,
+    model: str,
+    asked: Asked,
+    search: SearchObserved | None,
+    answering: Answering | None,
+    error: BaseException | None,
 ) -> AnswerObserved:
-    """Return what observers are told of an answer; to its stages this adds "answer", from the question to now."""
+    """Return what observers are told of an answer; to its stages this adds "answer", from the question to now.
+
+    `answering` is None where it did not begin: it had no turn, was refused, or its search failed.
+    """
+    outcome, answer_ms = _outcome(error), _ms_since(asked.started_s)
+    if answering is None:
+        return AnswerObserved(
+            collection=collection,
+            model=model,
+            outcome=outcome,
+            timings_ms={"answer": answer_ms},
+            tags=current_tags(),
+            search=search,
+        )
+    answering.left = outcome == ABANDONED
     clock = answering.clock
     return AnswerObserved(
         collection=collection,
-        model=answering.generator.model,
-        outcome=_outcome(error),
-        timings_ms={**answering.timings_ms, "answer": _ms_since(clock.came_s)},
+        model=model,
+        outcome=outcome,
+        timings_ms={**answering.timings_ms, "answer": answer_ms},
         usage=answering.usage,
         finish_reason=answering.finish_reason,
         refused=answering.prompt is None,

@@ -76,13 +76,13 @@ def create_collection(
     stamp: dict[str, Any] | None,
     backend: str,
     *,
-    own: OwnSettings,
+    own: OwnSettings | None = None,
 ) -> CollectionState:
     """Create an empty collection with its tables, in one transaction; raises CollectionExists."""
     try:
         with database.transaction() as connection:
             create_keys(connection, insert_collection(connection, name, spec, stamp, backend))
-            _configure(connection, name, own)
+            _configure(connection, name, own or OwnSettings())
     except psycopg.errors.UniqueViolation as error:
         raise CollectionExists(
             f"collection {name!r} exists already; delete it first, or choose another name"

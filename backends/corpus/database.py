@@ -71,10 +71,10 @@ class Database:
             self._pool.close()
 
     @contextmanager
-    def connection(self, settings: dict[str, str] | None = None) -> Iterator[Connection]:
+    def connection(self, settings: dict[str, str] | None = None, wait_s: float = POOL_WAIT_S) -> Iterator[Connection]:
         """Lend a connection in autocommit mode, its session set to `settings` (and to the defaults elsewhere)."""
-        with errors_mapped():
-            connection = self._pool.getconn()
+        with errors_mapped(wait_s):
+            connection = self._pool.getconn(wait_s)
             try:
                 _apply(connection, settings or {})
                 yield connection
@@ -82,9 +82,9 @@ class Database:
                 self._pool.putconn(connection)
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, wait_s: float = POOL_WAIT_S) -> Iterator[Connection]:
         """Lend a connection inside one transaction, committed at the end and rolled back on an error."""
-        with self.connection() as connection, connection.transaction():
+        with self.connection(wait_s=wait_s) as connection, connection.transaction():
             yield connection
 
     @contextmanager
@@ -116,13 +116,13 @@ class Database:
 
 
 @contextmanager
-def errors_mapped() -> Iterator[None]:
+def errors_mapped(wait_s: float = POOL_WAIT_S) -> Iterator[None]:
     """Turn the driver's "cannot reach" errors into CorpusUnavailable; other driver errors pass."""
     try:
         yield
     except PoolTimeout as error:
         raise CorpusUnavailable(
-            f"no connection to PostgreSQL came free within {POOL_WAIT_S:.0f} s; raise pool_size, or send less at once"
+            f"no connection to PostgreSQL came free within {wait_s:.0f} s; raise pool_size, or send less at once"
         ) from error
     except psycopg.errors.QueryCanceled:
         raise

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import psycopg
 
-from backends.corpus.database import Connection, Database
+from backends.corpus.database import POOL_WAIT_S, Connection, Database
 from backends.errors import FilterTooExpensive
 
 PLANNING_LIMIT_MS = 1_000
@@ -26,10 +26,10 @@ class ExplainingDatabase(Database):
         self._database = database
 
     @contextmanager
-    def connection(self, settings: dict[str, str] | None = None) -> Iterator[Connection]:
+    def connection(self, settings: dict[str, str] | None = None, wait_s: float = POOL_WAIT_S) -> Iterator[Connection]:
         """Lend what explains, its session set as the search's is, but for the time that planning may take."""
         limited = {**(settings or {}), "statement_timeout": str(PLANNING_LIMIT_MS)}
-        with self._database.connection(limited) as connection:
+        with self._database.connection(limited, wait_s) as connection:
             yield cast(Connection, _Explaining(connection, self.plans))
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """What was spent and by whom, and what is used of budgets, as the corpus keeps it: by day, in UTC."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from decimal import Decimal
@@ -10,6 +11,7 @@ import psycopg
 
 from backends.corpus.database import Connection, Database
 from backends.corpus.queries import query
+from backends.errors import CorpusUnavailable
 
 ROWS_A_DAY = 100_000
 """Beyond about so many rows, and so many values of one budget, what is new in a day is kept for OTHER together."""
@@ -17,6 +19,8 @@ OTHER = "other"
 KEPT = timedelta(days=400)
 FORGOTTEN_AT_ONCE = 10_000
 STATEMENT_LIMIT_MS = 5_000
+GIVE_UP_S = 2.0
+"""How long what an answer's end waits for may wait for a connection, and each of its statements may take."""
 TABLES = ("ragstone.spending", "ragstone.budget_use")
 
 Dimension = Literal["day", "tenant", "user", "feature", "collection", "stage", "model"]
@@ -103,14 +107,14 @@ class BudgetUse:
 def add_spending(
     database: Database, spending: Spending, budgets: Mapping[BudgetKey, Decimal], rows_a_day: int = ROWS_A_DAY
 ) -> None:
-    """Add what was used, and to each budget what it cost: all of it, or nothing."""
-    with database.transaction() as connection:
+    """Add what was used, and to each budget what it cost: all of it, or nothing. Gives up soon: CorpusUnavailable."""
+    with _giving_up(), database.transaction(wait_s=GIVE_UP_S) as connection:
+        connection.execute(query("spending", "give_up_soon", most_ms=str(round(GIVE_UP_S * 1_000))))
         if spending:
             bounded = _bounded(connection, spending, rows_a_day)
             connection.execute(query("spending", "add"), _key_columns(bounded) | _spent_columns(bounded))
         if budgets:
-            values: dict[str, Any] = {name: [getattr(key, name) for key in budgets] for name in BudgetKey._fields}
-            values |= {"cost_usd": list(budgets.values())}
+            values = _budget_columns(budgets) | {"cost_usd": list(budgets.values())}
             connection.execute(_counting("charge", day="given.day"), values | _bounds(rows_a_day))
 
 
@@ -134,6 +138,13 @@ def count_request(
             raise psycopg.Rollback
         return uses
     return None
+
+
+def give_back(database: Database, keys: Sequence[BudgetKey]) -> None:
+    """Take a request back from the uses that it was counted in."""
+    with database.transaction(wait_s=GIVE_UP_S) as connection:
+        connection.execute(query("spending", "commit_soon"))
+        connection.execute(query("spending", "give_back"), _budget_columns(keys))
 
 
 def budget_uses(
@@ -165,6 +176,14 @@ def forget_spending(database: Database, today: date) -> bool:
     with database.connection({"statement_timeout": str(STATEMENT_LIMIT_MS)}) as connection:
         done = [connection.execute(query("spending", "forget", table=table), values).rowcount for table in TABLES]
     return any(done)
+
+
+@contextmanager
+def _giving_up() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.QueryCanceled as error:
+        raise CorpusUnavailable(f"PostgreSQL did not take it within {GIVE_UP_S:g} s") from error
 
 
 def _bounded(connection: Connection, spending: Spending, rows_a_day: int) -> dict[SpendingKey, Spent]:
@@ -207,6 +226,10 @@ def _key_columns(keys: Iterable[SpendingKey]) -> dict[str, Any]:
 
 def _spent_columns(spending: Spending) -> dict[str, Any]:
     return {name: [getattr(spent, name) for spent in spending.values()] for name in Spent.__slots__}
+
+
+def _budget_columns(keys: Iterable[BudgetKey]) -> dict[str, Any]:
+    return {name: [getattr(key, name) for key in keys] for name in BudgetKey._fields}
 
 
 def _limit_columns(day: date, limits: Sequence[DailyLimit], values_a_day: int) -> dict[str, Any]:

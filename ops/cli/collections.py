@@ -18,6 +18,8 @@ from retrieval import CollectionInfo
 from retrieval.generation.templates import PromptTemplate
 from retrieval.settings_files import read_settings_file, table
 
+TEMPLATE_KEYS = ("system", "user")
+
 commands = typer.Typer(no_args_is_help=True, help="List, show, create, configure and delete collections.")
 
 
@@ -146,8 +148,11 @@ def delete(
 
 
 def _read_template(path: str) -> PromptTemplate:
-    found = table(read_settings_file("--prompt", path), "prompt", ("system", "user"))
-    return PromptTemplate(system=found.get("system"), user=found.get("user"))  # type: ignore[arg-type]  # it checks
+    found = table(read_settings_file("--prompt", path), "prompt", TEMPLATE_KEYS)
+    for key in TEMPLATE_KEYS:
+        if key not in found:
+            raise InvalidInput(f"prompt.{key}", "found none; it is needed")
+    return PromptTemplate(**found)
 
 
 def _agreed(collection: str, documents: int) -> bool:

@@ -1,12 +1,14 @@
 """`ragstone cost`: what was spent, and how much of each budget is used."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +30,10 @@ commands = typer.Typer(no_args_is_help=True, help="Report what it costs, and hol
 SINCE = timedelta(days=30)
 SHOWN_LINES = 50
 NOBODY = "(none)"
+HEADINGS = ("requests", "prompt", "cached", "completion", "embedding", "USD", "without a price")
+ALWAYS = ("requests", "USD")
+_AFTER_COMMA = re.compile(r"(?<=,) ")
+EMPTY = frozenset({"0", "-"})
 
 
 @commands.command()
@@ -114,20 +120,38 @@ def _show_report(console: Console, found: Report, when: str, *, priced: bool) ->
     if not found.lines:
         console.print(f"Nothing was recorded, {when}. `ragstone serve` records while it serves.")
         return
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    for name in found.by:
-        table.add_column(name, overflow="fold")
-    for heading in ("requests", "prompt", "cached", "completion", "embedding", "USD", "without a price"):
-        table.add_column(heading, justify="right")
-    for line in found.lines[:SHOWN_LINES]:
-        table.add_row(*(_value(value) for value in line.values.values()), *_cells(line))
-    table.add_row("total", *[""] * (len(found.by) - 1), *_cells(found.total), style="bold")
-    console.print(table)
+    # Where it is too wide, the terminal breaks its lines: figures that are cut could not be read.
+    console.print(_report_table(found, console.width // (len(found.by) + 1)), crop=False)
     if len(found.lines) > SHOWN_LINES:
         console.print(f"{len(found.lines) - SHOWN_LINES:,} more lines are in the total; --json has them.")
     console.print(f"Tokens and USD, {when}.", style="dim")
     if not priced:
         console.print("Nothing has a price: the setting prices (RAGSTONE_PRICES) names a file with prices.")
+
+
+def _report_table(found: Report, name_width: int) -> Table:
+    """Words and figures are whole, but for names wider than `name_width`; columns without figures are left out."""
+    lines = found.lines[:SHOWN_LINES]
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    columns: list[list[str]] = []
+    for number, name in enumerate(found.by):
+        cells = [*(_value(line.values[name]) for line in lines), "" if number else "total"]
+        table.add_column(name, overflow="fold", min_width=min(_widest([name, *cells]), max(name_width, len(name))))
+        columns.append(cells)
+    figures = zip(*(_cells(line) for line in (*lines, found.total)), strict=True)
+    for heading, cells in zip(HEADINGS, map(list, figures), strict=True):
+        if heading in ALWAYS or not EMPTY.issuperset(cells):
+            table.add_column(heading, justify="right", min_width=_widest([*heading.split(), *cells]))
+            columns.append(cells)
+    for row in zip(*columns, strict=True):
+        table.add_row(*row)
+    table.rows[-1].style = "bold"
+    return table
+
+
+def _widest(cells: Iterable[str]) -> int:
+    """Of a list with commas, its parts stand one below the other."""
+    return max(cell_len(part) for cell in cells for part in _AFTER_COMMA.split(cell))
 
 
 def _value(value: object) -> str:

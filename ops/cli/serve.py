@@ -36,6 +36,7 @@ def serve(
         run_until_stopped(
             app,
             listener,
+            end_answers=rag.close_streams,
             ready=lambda: output.results.print(
                 f"Ragstone is at {url} (try {url}/docs). Ctrl-C stops it.", soft_wrap=True
             ),

@@ -13,7 +13,7 @@ from ops.cli.options import Json
 from ops.cli.session import session
 from ops.generation.figures import EngineFigures
 from ops.output import Output, printable
-from ops.status import CollectionStatus, GeneratorStatus, ServiceStatus, Status
+from ops.status import CollectionStatus, ServiceStatus, Status
 from ops.status import status as status_of
 
 METRICS_WORDS = {"no_metrics": "it has no metrics that are known here", "away": "its metrics cannot be read"}
@@ -53,7 +53,7 @@ def _show(console: Console, found: Status) -> None:
     for collection in found.collections:
         table.add_row("collection", printable(_collection_words(collection)))
     table.add_row("embedder", printable(found.embedder))
-    table.add_row("generator", printable(_generator_words(found.generator)))
+    table.add_row("generator", printable(_generator_words(found)))
     if found.generator is not None and found.generator.figures is not None:
         table.add_row("", _figures_words(found.generator.figures))
     if found.service is not None:
@@ -77,9 +77,11 @@ def _collection_words(one: CollectionStatus) -> str:
     return words if one.away_since is None else f"{words}, away since {one.away_since}"
 
 
-def _generator_words(one: GeneratorStatus | None) -> str:
+def _generator_words(found: Status) -> str:
+    one = found.generator
     if one is None:
-        return "extractive: no model server is configured (generator_url)"
+        words = "extractive: no model server is configured (generator_url)"
+        return words if found.service is None else f"{words} for this command; the service has settings of its own"
     if one.problem is not None:
         return f"{one.url}: {one.problem}"
     window = "unknown" if one.window_tokens is None else f"{one.window_tokens:,} tokens"

@@ -8,19 +8,27 @@ from datetime import datetime
 from decimal import Decimal
 
 from backends.corpus.database import Database
-from backends.corpus.spending import BudgetKey, DailyLimit, budget_uses, count_request, mark_warned
+from backends.corpus.spending import (
+    BudgetKey,
+    BudgetUse,
+    DailyLimit,
+    budget_uses,
+    count_request,
+    give_back,
+    mark_warned,
+)
 from backends.errors import BudgetExceeded
 from ops.costs.clock import Clock, seconds_left, utc_now
 from ops.costs.limits import Budget
 from ops.costs.showing import dollars
 from retrieval.attribution import Tags
-from retrieval.budgets import Kind
+from retrieval.budgets import Counted, Kind
 
 log = logging.getLogger(__name__)
 
 
 class DatabasePurse:
-    """Counts each request when it comes, whatever becomes of it, and knows what was spent when it comes.
+    """Counts each request when it comes, until it is given back, and knows what was spent when it comes.
 
     Of requests exactly as many pass as the limit says, over all servers. Money is spent when an answer ends, so what
     the answers under way cost may go beyond the limit. A crash of PostgreSQL may forget half a second of requests.
@@ -35,21 +43,33 @@ class DatabasePurse:
         self._refused: Counter[str] = Counter()
         self._warned: Counter[str] = Counter()
 
-    def before(self, tags: Tags, kind: Kind) -> list[str]:  # noqa: ARG002  # every kind of request counts alike
+    def before(self, tags: Tags, kind: Kind) -> Counted:  # noqa: ARG002  # every kind of request counts alike
         """Count a request in the budgets of its day; see `Purse`."""
         concerned = _concerned(self._daily, tags)
         if not concerned:
-            return []
+            return Counted()
         now = self._now()
         uses = count_request(self._database, now.date(), _limits(concerned))
         if uses is None:
             raise self._used_up(concerned, now)
         by_name = {use.budget: use for use in uses}
-        return [
-            self._warn(budget, value, budget.said_of(used) + " are used today", known=by_name[budget.name].warned)
+        warnings = [
+            self._warn_of_use(budget, value, by_name[budget.name])
             for budget, value in concerned
-            if _reached(budget.soft, used := budget.used(by_name[budget.name]))
+            if _reached(budget.soft, budget.used(by_name[budget.name]))
         ]
+        return Counted(warnings, tuple(BudgetKey(now.date(), use.budget, use.value) for use in uses))
+
+    def give_back(self, counted: Counted) -> None:
+        """Take a request back from the uses of the day that it came on; see `Purse`."""
+        with self._counting:
+            uses, counted.uses = counted.uses, ()
+        if not uses:
+            return
+        try:
+            give_back(self._database, uses)
+        except Exception as error:  # the request is being refused, for a reason that its caller is to hear
+            log.warning("budgets: a request that was refused stays counted: %s", error)
 
     def afford(self, tags: Tags, estimated: Decimal) -> list[str]:
         """Compare what an answer would cost with what one may cost, and with what is left today; see `Purse`."""
@@ -96,6 +116,11 @@ class DatabasePurse:
         with self._counting:
             self._refused[budget.name] += 1
         return BudgetExceeded(f"{budget.of(value)}: {said}", retry_after_s)
+
+    def _warn_of_use(self, budget: Budget, value: str, use: BudgetUse) -> str:
+        """Of what all use together, amounts are for the log alone: they are no caller's business."""
+        warning = self._warn(budget, value, f"{budget.said_of(budget.used(use))} are used today", known=use.warned)
+        return f"{budget.of(value)}: its soft limit of today is reached" if budget.scope == "all" else warning
 
     def _warn(self, budget: Budget, value: str, said: str, *, known: bool) -> str:
         """Return the warning; the log has only the first of a day, from whichever server, so `known` ones never."""

@@ -11,10 +11,19 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from backends.corpus.database import Database
-from backends.corpus.spending import BudgetKey, SpendingKey, Spent, add_spending, add_to, forget_spending
+from backends.corpus.spending import (
+    GIVE_UP_S,
+    BudgetKey,
+    SpendingKey,
+    Spent,
+    add_spending,
+    add_to,
+    forget_spending,
+)
 from backends.errors import RagstoneError
 from ops.costs.clock import Clock, utc_now
 from ops.costs.limits import Budget
+from ops.latency.stages import ASKED
 from retrieval.attribution import Tags
 from retrieval.costing import Charge, Stage, Unit
 from retrieval.observing import AnswerObserved, Observed, SearchObserved
@@ -69,8 +78,9 @@ class _Waiting:
 class SpendingRecorder:
     """An observer that records what each request used and cost. Safe from any thread.
 
-    An answer is in the corpus before its last event goes out. Searches are gathered, and written once a second
-    while `running()`, or with the next answer: a process that is killed loses those of its last second.
+    An answer is in the corpus before its last event goes out; where the corpus is away, soon after it is back.
+    Searches are gathered, and written once a second while `running()`, or with the next answer: a process that is
+    killed loses those of its last second.
     """
 
     def __init__(self, database: Database, budgets: Sequence[Budget] = (), now: Clock = utc_now) -> None:
@@ -81,6 +91,7 @@ class SpendingRecorder:
         self._waiting = _Waiting()
         self._totals: dict[Subject, Spent] = {}
         self._writing = threading.Lock()
+        self._failures = 0
         self._stopping = threading.Event()
         self._forgot_s = float("-inf")
 
@@ -89,7 +100,7 @@ class SpendingRecorder:
         match observed:
             case SearchObserved():
                 self._add(observed, observed.cost.charges or [_nothing("search", observed.backend)])
-            case AnswerObserved():
+            case AnswerObserved() if _begun(observed):
                 self._add(observed, observed.cost.charges or [_nothing("generate", observed.model)])
                 self._attempt_flush()
 
@@ -100,17 +111,21 @@ class SpendingRecorder:
 
     def flush(self) -> None:
         """Give the corpus what was added up to now; raises CorpusUnavailable, and keeps it for the next time."""
-        with self._writing:  # who waits here finds that another has written for both
+        with self._writing:
+            self._write()
+
+    def _write(self) -> None:
+        with self._adding:
+            taken, self._waiting = self._waiting, _Waiting()
+        if not (taken.spending or taken.budgets):
+            return
+        try:
+            add_spending(self._database, taken.spending, taken.budgets)
+        except BaseException:
+            self._failures += 1
             with self._adding:
-                taken, self._waiting = self._waiting, _Waiting()
-            if not (taken.spending or taken.budgets):
-                return
-            try:
-                add_spending(self._database, taken.spending, taken.budgets)
-            except BaseException:
-                with self._adding:
-                    self._waiting.include(taken)
-                raise
+                self._waiting.include(taken)
+            raise
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -135,12 +150,19 @@ class SpendingRecorder:
         self._attempt_flush()
 
     def _attempt_flush(self) -> None:
+        """Write, whatever becomes of it. Who waits finds that another wrote for both, or leaves it for later."""
+        failures = self._failures
+        if not self._writing.acquire(timeout=GIVE_UP_S):
+            return
         try:
-            self.flush()
+            if self._failures == failures:
+                self._write()
         except RagstoneError as error:
             log.warning("spending: %s", error)
         except Exception:  # a recorder that dies loses all that comes later
             log.exception("spending: unexpected error")
+        finally:
+            self._writing.release()
 
     def _attempt_forgetting(self) -> None:
         try:
@@ -167,6 +189,11 @@ class SpendingRecorder:
             value = budget.value_of(tags)
             if value is not None:
                 self._waiting.charge(BudgetKey(day, budget.name, value), cost_usd)
+
+
+def _begun(observed: AnswerObserved) -> bool:
+    """Whether anything came of it: one that was refused, or found no turn, used no model."""
+    return observed.outcome == "ok" or ASKED in observed.timings_ms or bool(observed.cost.charges)
 
 
 def _nothing(stage: Stage, model: str) -> Charge:

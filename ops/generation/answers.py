@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterable
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import Metric
 
+from ops.generation.model_names import ModelNames
 from ops.generation.names import REASONS
 from ops.generation.trends import FirstToken
 from ops.latency.lengths import input_length
 from ops.latency.stages import OTHER, next_token_s, outcome_of
 from retrieval.observing import AnswerObserved, Observed
 
-MAX_MODELS = 20
-"""Models counted by name; those that are met later are counted together as "other"."""
-UNNAMED = "unknown"
 FINISH_REASONS = REASONS | {"content_filter", "tool_calls"}
 REFUSED, NONE = "refused", "none"
 """In the place of a finish reason: no passage was near enough to ask the model, or it never came to one."""
@@ -34,8 +32,8 @@ class AnswerMetrics:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
+        self.models = ModelNames()
         self._lock = threading.Lock()
-        self._models: set[str] = set()
         self._first_tokens: deque[FirstToken] = deque(maxlen=FIRST_TOKENS)
         self._first = _histogram(
             "time_to_first_token_seconds",
@@ -60,7 +58,7 @@ class AnswerMetrics:
         """Count an answer."""
         if not isinstance(observed, AnswerObserved):
             return
-        model = self._model(observed.model)
+        model = self.models.named(observed.model)
         outcome, reason = outcome_of(observed), _finish_reason(observed)
         self._answers.labels(model, outcome, reason, str(observed.streamed).lower()).inc()
         self._count_tokens(model, observed)
@@ -98,14 +96,6 @@ class AnswerMetrics:
             self._next.labels(*labels).observe(next_s)
         if usage.completion_tokens and last_s > 0:
             self._speed.labels(*labels).observe(usage.completion_tokens / last_s)
-
-    def _model(self, name: str) -> str:
-        name = name or UNNAMED
-        with self._lock:
-            if name not in self._models and len(self._models) >= MAX_MODELS:
-                return OTHER
-            self._models.add(name)
-            return name
 
 
 def _finish_reason(observed: AnswerObserved) -> str:

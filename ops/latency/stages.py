@@ -10,6 +10,9 @@ from retrieval.telling import ABANDONED, UNEXPECTED
 OTHER = "other"
 """What stands for every name beyond a bounded set."""
 
+ASKED = "generate_queue"
+"""The wait for a turn: in `timings_ms` of those answers alone for which the model was asked."""
+
 SEARCH_STAGES = {
     "queue": "queue",  # waiting for the embedding model
     "embed": "embed",

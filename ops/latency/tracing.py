@@ -18,6 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from ops.latency import conventions
 from ops.latency.conventions import ERROR_TYPE, STAGES_IN_ORDER, WORKFLOW, Attributes, ModelServer
+from ops.latency.stages import ASKED
 from retrieval.observing import AnswerObserved, Observed, SearchObserved
 from retrieval.propagation import handing_on
 
@@ -158,8 +159,9 @@ class Spans:
         span = self._start(name, at_ns, None, attributes, SpanKind.INTERNAL)
         around = trace.set_span_in_context(span)
         if observed.search is not None:
-            self._search(observed.search, at_ns, around)
-        if observed.first_s is not None or observed.usage.prompt_tokens:  # the model was asked
+            waited_ns = _ns(observed.timings_ms.get(ASKED, 0))  # for its turn, before anything was searched
+            self._search(observed.search, at_ns + waited_ns, around)
+        if ASKED in observed.timings_ms:
             chat = self._start(
                 f"chat {observed.model}".rstrip(),
                 at_ns + _ns(_before_chat_ms(observed)),
@@ -176,11 +178,11 @@ class Spans:
 
 
 def _before_chat_ms(observed: AnswerObserved) -> float:
-    """What went before the model was asked; of an answer that broke off, less its wait for a turn."""
+    """What went before the model was asked."""
     timings_ms = observed.timings_ms
     if "generate" in timings_ms:
         return max(timings_ms["answer"] - timings_ms["generate"], 0.0)
-    return sum(timings_ms.get(stage, 0.0) for stage in (*STAGES_IN_ORDER, "prompt"))
+    return sum(timings_ms.get(stage, 0.0) for stage in (*STAGES_IN_ORDER, "prompt", ASKED))
 
 
 def _end(span: Span, outcome: str, ended_ns: int) -> None:

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from retrieval.attribution import Tags
-from retrieval.costing import Cost, Prices
+from retrieval.costing import NO_COST, Cost, Prices
 from retrieval.documents import Answer, AnswerEvent, HitsEvent, Retrieval, TextEvent, Usage
 from retrieval.generation.base import Ending, Generator, Prompt
 from retrieval.generation.budget import ESTIMATE, Calibration
@@ -16,13 +16,9 @@ NOTHING_FOUND = "Nothing relevant to this question was found in the collection."
 
 @dataclass(slots=True, kw_only=True)
 class Clock:
-    """When the question came, its answer began to wait for its turn, the model was asked, and pieces arrived.
-
-    Seconds on `time.perf_counter`.
-    """
+    """When the question came, the model was asked, and pieces arrived: seconds on `time.perf_counter`."""
 
     came_s: float
-    queued_s: float = 0.0
     asked_s: float | None = None
     first_s: float | None = None
     last_s: float | None = None
@@ -52,7 +48,7 @@ class Answering:
     retrieval: Retrieval
     generator: Generator
     prompt: Prompt | None
-    max_tokens: int | None
+    max_tokens: int
     prices: Prices
     tags: Tags
     clock: Clock
@@ -60,6 +56,8 @@ class Answering:
     warnings: list[str] = field(default_factory=list)
     streamed: bool = False
     calibration: Calibration | None = None
+    left: bool = False
+    """Whether its reader went away before its end."""
     _pieces: list[str] = field(default_factory=list)
     _ending: Ending | None = None
 
@@ -70,10 +68,14 @@ class Answering:
 
     @property
     def usage(self) -> Usage:
-        """What the model server counted; before it has, what was sent and what has come."""
+        """What the model server counted; of an answer that broke off, what was sent and what has come.
+
+        Nothing of one that failed before its first piece: that is not its reader's fault.
+        """
         if self._ending is not None:
             return self._ending.usage
-        if self.prompt is None or not self._pieces or self.generator.quotes:
+        begun = self._pieces or (self.left and self.clock.asked_s is not None)
+        if self.prompt is None or not begun or self.generator.quotes:
             return Usage()
         # A piece is one token, or several that came together.
         written = max(len(self._pieces), estimate_tokens("".join(self._pieces)))
@@ -86,16 +88,21 @@ class Answering:
     @property
     def cost(self) -> Cost:
         """What the model took of it, by the prices that are set."""
+        if self.clock.asked_s is None:
+            return NO_COST
         return self.prices.of_generation(self.generator.model, self.usage)
 
-    def queue(self) -> None:
-        """The answer is waiting for its turn from now on."""
-        self.clock.queued_s = time.perf_counter()
+    @property
+    def most_tokens(self) -> int:
+        """The most that the answer may take: `max_tokens`, or less where the model's window has less left."""
+        left = None if self.prompt is None else self.prompt.answer_tokens
+        return self.max_tokens if left is None else min(self.max_tokens, left)
 
-    def ask(self) -> None:
-        """The generator is being asked now."""
+    def ask(self, waited_s: float) -> int:
+        """The generator is being asked now, after waiting for its turn; return how many tokens to ask for."""
         self.clock.asked_s = time.perf_counter()
-        self.timings_ms["generate_queue"] = _ms(self.clock.asked_s - self.clock.queued_s)
+        self.timings_ms["generate_queue"] = _ms(waited_s)
+        return self.most_tokens
 
     def take(self, said: str | Ending) -> TextEvent | None:
         """Take in what the generator said; return the event that it makes, if it makes one."""
@@ -138,13 +145,6 @@ class Answering:
                 warnings=[*self.retrieval.warnings, *self.warnings],
             )
         )
-
-
-def bounded(max_tokens: int | None, prompt: Prompt) -> int | None:
-    """Return how many tokens to ask for: what was asked, or less where the model's window has less left."""
-    if max_tokens is None or prompt.answer_tokens is None:
-        return max_tokens
-    return min(max_tokens, prompt.answer_tokens)
 
 
 def _ms(took_s: float | None) -> float:

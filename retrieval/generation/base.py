@@ -86,6 +86,9 @@ class Generator(ABC):
         """Do what `stream` does, for an event loop: here in worker threads, natively where an adapter can."""
         return in_threads(self.stream(prompt, max_tokens))
 
+    def check(self) -> None:  # noqa: B027  # most do not know
+        """Raise GeneratorUnavailable where it is known, without asking, that it would not answer now."""
+
     def window_tokens(self) -> int | None:
         """Return how many tokens prompt and answer may take together; None where nobody says. May ask a server."""
         return None

@@ -10,6 +10,9 @@ from backends.errors import GeneratorUnavailable
 
 State = Literal["closed", "open", "half_open"]
 
+_PROBE_S = 1.0
+"""About how long the one request takes that finds out."""
+
 
 class Attempt:
     """One request, which tells how it went: `failed`, `succeeded`, or `answered` where that is not known yet.
@@ -60,6 +63,14 @@ class Breaker:
             return "closed"
         return "open" if self._left_s(self._opened_at) > 0 else "half_open"
 
+    def check(self) -> None:
+        """Raise GeneratorUnavailable where no request may pass now."""
+        with self._lock:
+            if self._opened_at is not None:
+                left_s = self._left_s(self._opened_at)
+                if left_s > 0 or self._probe is not None:
+                    raise self._refusal(left_s)
+
     @contextmanager
     def attempt(self) -> Iterator[Attempt]:
         """Let a request pass; raises GeneratorUnavailable at once while none may."""
@@ -79,11 +90,15 @@ class Breaker:
             if left_s <= 0 and self._probe is None:
                 self._probe = attempt
                 return attempt
-            self.refused += 1
-            when = f"in {left_s:.1f} s" if left_s > 0 else "now, with one request"
-            raise GeneratorUnavailable(
-                f"{self._name} failed {self._in_a_row} times in a row and is left alone; it is tried again {when}"
-            )
+            raise self._refusal(left_s)
+
+    def _refusal(self, left_s: float) -> GeneratorUnavailable:
+        self.refused += 1
+        when = f"in {left_s:.1f} s" if left_s > 0 else "now, with one request"
+        return GeneratorUnavailable(
+            f"{self._name} failed {self._in_a_row} times in a row and is left alone; it is tried again {when}",
+            retry_after_s=left_s if left_s > 0 else _PROBE_S,
+        )
 
     def _left_s(self, opened_at: float) -> float:
         return opened_at + self._open_s - self._clock()

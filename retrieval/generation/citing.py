@@ -17,7 +17,6 @@ _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 _QUOTE = re.compile(r"(?P<quote>.+) \[(?P<number>[0-9]{1,9})\]", re.DOTALL)
 _WORD = re.compile(r"\w")
 _JOINS = re.compile(r"[^\w\n]*(?:\n[^\S\n]*)?")
-_LEADS = re.compile(r"[^\S\n]*")
 _CLOSERS = re.compile(r"[)\]*_.,;:!?]*")
 
 
@@ -69,18 +68,27 @@ def _statements(answer: str, given: dict[int, Passage]) -> list[_Statement]:
 
 @dataclass(frozen=True, slots=True)
 class _BareAnswer:
-    """An answer with blanks for its markers, and where its pieces that say something begin and end."""
+    """An answer with blanks for its markers, and where its pieces that say something begin and end.
+
+    Between two pieces, the space up to `joined[n]` belongs to piece n, and that from `leads[n]` to the piece before it.
+    """
 
     text: str
     starts: list[int]
     ends: list[int]
+    joined: list[int]
+    leads: list[int]
 
     @classmethod
     def of(cls, answer: str, markers: Sequence[re.Match[str]]) -> "_BareAnswer":
         blanks = [*map(_blank, markers), ""]
         text = "".join(map(str.__add__, _between(answer, markers), blanks))
         pieces = [piece for piece in split_sentences(text) if _WORD.search(text, piece.start, piece.end)]
-        return cls(text, [piece.start for piece in pieces], [piece.end for piece in pieces])
+        starts, ends = [piece.start for piece in pieces], [piece.end for piece in pieces]
+        # Once for each gap, and not for each marker: there may be thousands in one.
+        joined = [_joined(text, end, limit) for end, limit in zip(ends, [*starts[1:], len(text)], strict=False)]
+        leads = [_led_from(text, limit, start) for limit, start in zip([0, *ends], starts, strict=False)]
+        return cls(text, starts, ends, joined, leads)
 
     def piece_of(self, marker: re.Match[str]) -> tuple[int, tuple[int, int]]:
         """Return which piece a marker stands behind, and from where to where the two reach.
@@ -91,9 +99,9 @@ class _BareAnswer:
         start, end = marker.span()
         before = bisect_right(self.starts, start) - 1
         after = before + 1
-        if before >= 0 and _JOINS.fullmatch(self.text, self.ends[before], max(start, self.ends[before])):
+        if before >= 0 and start <= self.joined[before]:
             return before, (self.starts[before], max(self.ends[before], self._closed(end, after)))
-        if after < len(self.starts) and _LEADS.fullmatch(self.text, end, self.starts[after]):
+        if after < len(self.starts) and self.leads[after] <= end <= self.starts[after]:
             return after, (start, self.ends[after])
         return -1 - start, (start, end)
 
@@ -102,6 +110,18 @@ class _BareAnswer:
         limit = self.starts[after] if after < len(self.starts) else len(self.text)
         closed = _CLOSERS.match(self.text, end, max(end, limit))
         return closed.end() if closed else end
+
+
+def _joined(text: str, end: int, limit: int) -> int:
+    """Return how far the piece that ends at `end` reaches on: to a word, or over one line end and the space after."""
+    joined = _JOINS.match(text, end, limit)
+    return joined.end() if joined else end
+
+
+def _led_from(text: str, limit: int, start: int) -> int:
+    """Return where the space in its line begins that stands before the piece at `start`."""
+    line = text[limit:start].rpartition("\n")[2]
+    return start - len(line) + len(line.rstrip())
 
 
 def _markers(answer: str) -> Iterator[re.Match[str]]:

@@ -5,8 +5,9 @@ from typing import Any
 from pydantic_core import from_json
 
 from retrieval.documents import Usage
+from retrieval.generation.address import ServerAddress
 from retrieval.generation.base import Ending
-from retrieval.generation.failures import message_of, shortened
+from retrieval.generation.failures import message_of, quoted
 from retrieval.generation.sse import EventDecoder, EventTooLong
 
 _LAST_EVENT = "[DONE]"
@@ -27,7 +28,8 @@ class NotAnAnswer(ValueError):
 class Completion:
     """What a completion's stream has said so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: ServerAddress) -> None:
+        self._server = server
         self._decoder = EventDecoder()
         self._usage = Usage()
         self._finish_reason: str | None = None
@@ -67,7 +69,7 @@ class Completion:
         try:
             event = from_json(data)
             if "error" in event or "choices" not in event:
-                _check_error(event)
+                self._check_error(event)
             for choice in event.get("choices") or ():
                 if content := (choice.get("delta") or {}).get("content"):
                     pieces.append(_text(content))
@@ -78,13 +80,12 @@ class Completion:
         except (ValueError, TypeError, AttributeError) as error:
             if isinstance(error, NotAnAnswer):
                 raise
-            raise NotAnAnswer(f"found an event that is no chat completion: {shortened(data)}") from error
+            raise NotAnAnswer(f"found an event that is no chat completion: {quoted(data, self._server)}") from error
         self.begun = True
 
-
-def _check_error(event: object) -> None:
-    if message := message_of(event):
-        raise NotAnAnswer(f"the server gave up: {message}", _status_of(event))
+    def _check_error(self, event: object) -> None:
+        if message := message_of(event, self._server):
+            raise NotAnAnswer(f"the server gave up: {message}", _status_of(event))
 
 
 def _status_of(event: Any) -> int | None:

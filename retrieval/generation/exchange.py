@@ -9,7 +9,7 @@ import aiohttp
 from backends.errors import GeneratorUnavailable, RagstoneError
 from retrieval.generation.address import ServerAddress
 from retrieval.generation.completion import Completion, NotAnAnswer
-from retrieval.generation.failures import failure, shortened
+from retrieval.generation.failures import cannot_connect, closed, failure, no_http, quoted
 from retrieval.generation.timeouts import Deadline, Deadlines, Watch
 from retrieval.propagation import outgoing_headers
 
@@ -44,9 +44,10 @@ class Exchange:
         self._address = address
         self._deadlines = deadlines
         self._max_tokens = max_tokens
-        self._completion = Completion()
+        self._completion = Completion(address)
         self._response: aiohttp.ClientResponse | None = None
         self._watch: Watch | None = None
+        self._broken_off = False
 
     @property
     def completion(self) -> Completion:
@@ -61,7 +62,8 @@ class Exchange:
             raise await self._refused(self._response)
         found = self._response.headers.get("content-type", "text/event-stream")
         if not found.startswith("text/event-stream"):
-            raise self._broken(f"{self._address.name} answered with {shortened(found)}; needed text/event-stream")
+            said = quoted(found, self._address)
+            raise self._broken(f"{self._address.name} answered with {said}; needed text/event-stream")
 
     async def read(self) -> list[str]:
         """Return the next pieces of text, or none when all of the answer was read; raises Trouble."""
@@ -86,6 +88,11 @@ class Exchange:
             self._watch.end()
         if self._response is not None:
             self._response.close()
+
+    def break_off(self) -> None:
+        """Hang up on whoever waits for the next piece, who gets Trouble that is not tried again."""
+        self._broken_off = True
+        self.close()
 
     async def _received(self) -> bytes:
         """Return what came, or nothing at the end; what becomes of the connection after the last word is no trouble."""
@@ -139,12 +146,13 @@ class Exchange:
         return self._broken(f"{self._address.name}: {deadline.missed}", servers_fault=deadline.servers_fault)
 
     def _unreachable(self, error: Exception) -> Trouble:
+        if self._broken_off:
+            return self._broken("the answer was broken off here, since this service stops", servers_fault=False)
         again = not (self._completion.begun or isinstance(error, TimeoutError | aiohttp.ClientSSLError))
-        return self._broken(unreachable(self._address.name, error), again=again)
+        return self._broken(_unreachable(self._address, error, self._completion.begun), again=again)
 
     def _broken(self, said: str, *, again: bool = False, servers_fault: bool = True) -> Trouble:
-        error = GeneratorUnavailable(self._address.without_key(said))
-        return Trouble(error, again=again, servers_fault=servers_fault)
+        return Trouble(GeneratorUnavailable(said), again=again, servers_fault=servers_fault)
 
     def _nonsense(self, wrong: NotAnAnswer) -> Trouble:
         servers_fault = wrong.status is None or wrong.status >= 500
@@ -153,9 +161,9 @@ class Exchange:
     async def _refused(self, response: aiohttp.ClientResponse) -> Trouble:
         status = response.status
         error = failure(
-            self._address.name,
+            self._address,
             status,
-            self._address.without_key(await self._beginning(response)),
+            await self._beginning(response),
             retry_after=response.headers.get("retry-after"),
             max_tokens=self._max_tokens,
         )
@@ -173,11 +181,20 @@ class Exchange:
         return body[:_MAX_ERROR_BYTES].decode("utf-8", "replace")
 
 
-def unreachable(server: str, error: Exception) -> str:
-    """Say what became of the connection to `server`."""
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return f"cannot connect to {server} in time (generator_connect_timeout_s); is the model server running?"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        said = error.os_error.strerror or error.os_error
-        return f"cannot connect to {server}: {said}; is the model server running?"
-    return f"the connection to {server} broke off: {shortened(str(error)) or type(error).__name__}"
+def _unreachable(server: ServerAddress, error: Exception, begun: bool) -> str:
+    """Say what became of the connection to `server`, in our words: the library quotes what it received."""
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return (
+                f"cannot connect to {server.name} in time (generator_connect_timeout_s); is the model server running?"
+            )
+        case aiohttp.ClientConnectorError():
+            return cannot_connect(server, error)
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy does not let us through to {server.name}"
+        case aiohttp.ClientResponseError():
+            return no_http(server)
+        case aiohttp.ClientPayloadError() | aiohttp.ClientConnectionError() | OSError():
+            return closed(server, begun=begun)
+        case _:
+            return f"the request to {server.name} failed ({type(error).__name__})"

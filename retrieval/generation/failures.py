@@ -1,12 +1,19 @@
 """From a model server's refusal to our error: what was wrong, and what to mend."""
 
 import json
+import os
 import re
+import socket
+import ssl
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isnan
+from typing import TYPE_CHECKING
 
 from backends.errors import Busy, GeneratorUnavailable, InvalidInput, InvalidSettings, RagstoneError
+
+if TYPE_CHECKING:  # the HTTP client is loaded only by who has a model server
+    from retrieval.generation.address import ServerAddress
 
 _MESSAGE_CHARACTERS = 300
 _TOO_LONG = re.compile(
@@ -15,6 +22,8 @@ _TOO_LONG = re.compile(
 # What vLLM says of a prompt that leaves no room for the answer's first token.
 _NO_ROOM = re.compile(r"max_tokens must be at least 1, got (?:0|-)")
 _LONGEST_RETRY_AFTER_S = 3600.0
+# Where the system's own errors are from; those of libraries are OSErrors, too.
+_SYSTEM = frozenset({"builtins", "socket", "ssl"})
 
 
 class PromptTooLong(InvalidSettings):
@@ -24,33 +33,67 @@ class PromptTooLong(InvalidSettings):
         super().__init__("context_tokens", problem)
 
 
-def shortened(text: str) -> str:
-    """Return the text on one line, and not more of it than a message needs."""
-    line = " ".join(text.split())
+def quoted(text: str, server: "ServerAddress") -> str:
+    """Return what a server said, on one line, without secrets, and not more of it than a message needs."""
+    line = " ".join(server.without_secrets(text).split())
     return line if len(line) <= _MESSAGE_CHARACTERS else f"{line[:_MESSAGE_CHARACTERS]}\u2026"
 
 
-def message_of(payload: object) -> str:
+def cannot_connect(server: "ServerAddress", error: BaseException) -> str:
+    """Say why there is no connection, whichever library met it."""
+    return f"cannot connect to {server.name}: {_cause(error)}; is the model server running?"
+
+
+def closed(server: "ServerAddress", *, begun: bool) -> str:
+    """Say when a server closed the connection; `begun` says whether some of the answer had come."""
+    return f"{server.name} closed the connection {'in the middle of the answer' if begun else 'before it answered'}"
+
+
+def no_http(server: "ServerAddress") -> str:
+    """Say what is wrong with a server that answers with something else."""
+    return f"{server.name} does not answer in HTTP"
+
+
+def _cause(error: BaseException | None) -> str:
+    """Return what the system says at the bottom of it: the libraries above have words of their own."""
+    while error is not None and not (isinstance(error, OSError) and type(error).__module__ in _SYSTEM):
+        error = error.__cause__ or error.__context__
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted ({error.verify_message})"
+        case ssl.SSLError():
+            return f"no TLS ({error.reason})"
+        case socket.gaierror(strerror=str(said)):
+            return said
+        case OSError(errno=int(number)):
+            return os.strerror(number)
+        case _:
+            return "the reason is not known"
+
+
+def message_of(payload: object, server: "ServerAddress") -> str:
     """Return the error that a JSON payload carries, in any of the shapes that servers use; else nothing."""
     if not isinstance(payload, dict):
         return ""
     error = payload.get("error")
     if isinstance(error, dict):
-        return shortened(str(error.get("message") or error))
+        return quoted(str(error.get("message") or error), server)
     if error or payload.get("object") == "error":
-        return shortened(str(error or payload.get("message") or payload))
+        return quoted(str(error or payload.get("message") or payload), server)
     return ""
 
 
-def failure(server: str, status: int, body: str, *, retry_after: str | None, max_tokens: int | None) -> RagstoneError:
+def failure(
+    server: "ServerAddress", status: int, body: str, *, retry_after: str | None, max_tokens: int | None
+) -> RagstoneError:
     """Return the error for a status that is no success.
 
     A key, a model or a URL that the server does not take is InvalidSettings; a prompt longer than the model's
     window is PromptTooLong, unless it was `max_tokens` that asked for too much. 429 is Busy; all else is
     GeneratorUnavailable.
     """
-    error = _message_in(body)
-    said = f"{server} answered {status}" + (f": {error}" if error else "")
+    error = _message_in(body, server)
+    said = f"{server.name} answered {status}" + (f": {error}" if error else "")
     if status in (401, 403):
         return InvalidSettings("generator_api_key", f"{said}; needed: a key that this server takes")
     if status == 404:
@@ -76,14 +119,14 @@ def _not_found(said: str, *, names_model: bool) -> InvalidSettings:
     return InvalidSettings("generator_url", f"{said}; needed: where /chat/completions is, often ending in /v1")
 
 
-def _message_in(body: str) -> str:
+def _message_in(body: str, server: "ServerAddress") -> str:
     """Return what a body says: its JSON error, or plain text; of a page of HTML nothing."""
     text = body.strip()
     try:
         payload = json.loads(text)
     except (ValueError, RecursionError):
-        return "" if text.startswith("<") else shortened(text)
-    return message_of(payload) or shortened(text)
+        return "" if text.startswith("<") else quoted(text, server)
+    return message_of(payload, server) or quoted(text, server)
 
 
 def _seconds(retry_after: str | None) -> float:

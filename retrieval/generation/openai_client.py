@@ -59,6 +59,7 @@ class OpenAIGenerator(Generator):
         self._sessions = Sessions(self._address, timeouts.connect_s)
         self._thread = LoopThread("ragstone-generator", self._sessions.close_here)
         self.breaker = Breaker(self._address.name, breaker_failures, breaker_s)
+        self._under_way: dict[Exchange, asyncio.AbstractEventLoop] = {}
         self.retried = 0
         """Requests that were tried again since the start."""
         self.model = self._served.model
@@ -85,12 +86,15 @@ class OpenAIGenerator(Generator):
                 raise self._said(trouble, attempt) from trouble
             finally:
                 if exchange is not None:
-                    exchange.close()
+                    self._end(exchange)
             attempt.succeeded()
             ending = exchange.completion.ending
             if ending.finish_reason == "length" and max_tokens is None:
                 _log.warning("%s cut its answer off at its own limit of tokens", self._address.name)
             yield ending
+
+    def check(self) -> None:
+        self.breaker.check()
 
     def window_tokens(self) -> int | None:
         found = self._served.window_tokens()
@@ -103,6 +107,10 @@ class OpenAIGenerator(Generator):
         return found
 
     async def aclose(self) -> None:
+        """Break off what is under way on the running loop: closing a session leaves its readers waiting."""
+        here = asyncio.get_running_loop()
+        for exchange in [exchange for exchange, loop in self._under_way.items() if loop is here]:
+            exchange.break_off()
         await self._sessions.close_here()
 
     def close(self) -> None:
@@ -122,11 +130,12 @@ class OpenAIGenerator(Generator):
         pause_s = _FIRST_PAUSE_S
         for left in range(self._retries, -1, -1):
             exchange = Exchange(self._address, deadlines, max_tokens)
+            self._under_way[exchange] = asyncio.get_running_loop()
             try:
                 await exchange.open(self._sessions.here(), body)
                 return exchange, await exchange.read()
             except BaseException as error:
-                exchange.close()
+                self._end(exchange)
                 may_repeat = isinstance(error, Trouble) and error.again and left
                 if not may_repeat or not deadlines.leave_time_for(pause_s):
                     raise
@@ -134,6 +143,10 @@ class OpenAIGenerator(Generator):
             await asyncio.sleep(random.uniform(1 - _JITTER, 1) * pause_s)  # noqa: S311  # jitter is no secret
             pause_s *= _PAUSE_GROWTH
         raise AssertionError("the last try returns or raises")
+
+    def _end(self, exchange: Exchange) -> None:
+        self._under_way.pop(exchange, None)
+        exchange.close()
 
     async def _find_model(self) -> str:
         if not self._served.model:

@@ -12,7 +12,7 @@ from retrieval.config import Settings
 from retrieval.context import build_prompt
 from retrieval.costing import Prices
 from retrieval.documents import Retrieval, Usage
-from retrieval.generation.answering import Answering, Clock, bounded
+from retrieval.generation.answering import Answering, Clock
 from retrieval.generation.base import Generator, Message, Prompt
 from retrieval.generation.budget import budget_for
 from retrieval.generation.templates import DEFAULT_TEMPLATE, PromptTemplate
@@ -45,7 +45,7 @@ def prepare(
         retrieval=retrieval,
         generator=generator,
         prompt=None,
-        max_tokens=max_tokens,
+        max_tokens=max_tokens or settings.answer_tokens,
         prices=prices,
         tags=current_tags(),
         clock=Clock(came_s=time.perf_counter() if came_s is None else came_s),
@@ -60,18 +60,17 @@ def prepare(
     prompt = build_prompt(query, retrieval.hits, budget=budget, history=history, template=template)
     answering.prompt, answering.calibration = prompt, budget.calibration
     answering.timings_ms["prompt"] = round((time.perf_counter() - started_s) * 1000, 3)
-    if purse is not None:
-        answering.warnings += purse.afford(answering.tags, _at_most(prompt, answering, prices, settings))
+    if purse is not None and not generator.quotes:
+        if not generator.model:
+            generator.ping()  # a price is a model's
+        answering.warnings += purse.afford(answering.tags, _at_most(answering, prompt))
     return answering
 
 
-def _at_most(prompt: Prompt, answering: Answering, prices: Prices, settings: Settings) -> Decimal:
+def _at_most(answering: Answering, prompt: Prompt) -> Decimal:
     """Return what the model may cost, in USD: the prompt, and an answer as long as it may get."""
-    if answering.generator.quotes:
-        return Decimal()
-    length = bounded(answering.max_tokens or settings.answer_tokens, prompt)
-    usage = Usage(prompt_tokens=prompt.tokens, completion_tokens=length or 0)
-    return prices.of_generation(answering.generator.model, usage).total_usd
+    usage = Usage(prompt_tokens=prompt.tokens, completion_tokens=answering.most_tokens)
+    return answering.prices.of_generation(answering.generator.model, usage).total_usd
 
 
 def _refusal_score(settings: Settings, metric: Metric) -> float:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from backends.errors import Busy, GeneratorUnavailable, InvalidSettings, RagstoneError
 from retrieval.generation.address import ServerAddress
 from retrieval.generation.base import Message
-from retrieval.generation.failures import failure
+from retrieval.generation.failures import cannot_connect, closed, failure, no_http
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,10 @@ class Served:
         self._configured_model = configured_model
         self._connect_timeout_s = connect_timeout_s
         self._clock = clock
-        self._client = httpx.Client(headers=address.headers)
+        # One rule for proxies, the address's; the same certificates as everywhere.
+        self._client = httpx.Client(
+            headers=address.headers, proxy=address.proxy, trust_env=False, verify=httpx.create_ssl_context()
+        )
         self._asking = threading.Lock()
         self._models: list[_Model] | None = None
         self._told_window: int | None = None
@@ -110,7 +113,7 @@ class Served:
         }
         try:
             return self._counted(self._client.build_request("POST", self._address.beside("tokenize"), json=body))
-        except (RagstoneError, ValidationError) as error:
+        except RagstoneError as error:
             self._count_at = now + ASKED_AGAIN_S
             _log.warning("tokens of prompts are estimated for now: %s", error)
             return None
@@ -176,7 +179,10 @@ class Served:
             return None
         if reply.status != 200:
             raise self._failure(reply)
-        counted = _Counted.model_validate_json(reply.body)
+        try:
+            counted = _Counted.model_validate_json(reply.body)
+        except ValidationError as error:
+            raise GeneratorUnavailable(f"{self._address.name} answered a request for a count with none") from error
         self._told_window = counted.max_model_len
         return counted.count
 
@@ -185,6 +191,7 @@ class Served:
         request.extensions["timeout"] = httpx.Timeout(timeout_s).as_dict()
         until = self._clock() + timeout_s
         body = bytearray()
+        response: httpx.Response | None = None
         try:
             response = self._client.send(request, stream=True)
             try:
@@ -195,21 +202,33 @@ class Served:
             finally:
                 response.close()
         except httpx.RequestError as error:
-            raise self._unreachable(error, timeout_s) from error
+            said = _unreachable(self._address, error, timeout_s, begun=response is not None)
+            raise GeneratorUnavailable(said) from error
         return _Reply(response.status_code, response.headers, bytes(body))
 
     def _failure(self, reply: _Reply) -> RagstoneError:
-        said = self._address.without_key(reply.body.decode("utf-8", "replace"))
+        said = reply.body.decode("utf-8", "replace")
         retry_after = reply.headers.get("retry-after")
-        return failure(self._address.name, reply.status, said, retry_after=retry_after, max_tokens=None)
+        return failure(self._address, reply.status, said, retry_after=retry_after, max_tokens=None)
 
-    def _unreachable(self, error: httpx.RequestError, timeout_s: float) -> GeneratorUnavailable:
-        server = self._address.name
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            return GeneratorUnavailable(f"cannot connect to {server}: {error}; is the model server running?")
-        if isinstance(error, httpx.TimeoutException):
-            return GeneratorUnavailable(f"{server} did not answer within {timeout_s:g} s")
-        return GeneratorUnavailable(f"the connection to {server} broke off: {error}")
+
+def _unreachable(server: ServerAddress, error: httpx.RequestError, timeout_s: float, *, begun: bool) -> str:
+    """Say what became of the connection to `server`, in our words: the library quotes what it received."""
+    match error:
+        case httpx.ConnectTimeout():
+            return f"cannot connect to {server.name} within {timeout_s:g} s; is the model server running?"
+        case httpx.ConnectError():
+            return cannot_connect(server, error)
+        case httpx.TimeoutException():
+            return f"{server.name} did not answer within {timeout_s:g} s"
+        case httpx.ProxyError():
+            return f"the proxy does not let us through to {server.name}"
+        case httpx.RemoteProtocolError() if not begun and "disconnected" not in str(error):
+            return no_http(server)
+        case httpx.NetworkError() | httpx.RemoteProtocolError():
+            return closed(server, begun=begun)
+        case _:
+            return f"the request to {server.name} failed ({type(error).__name__})"
 
 
 def _window(models: list[_Model], name: str) -> int | None:

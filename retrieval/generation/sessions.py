@@ -2,8 +2,6 @@
 
 import asyncio
 import ssl
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx
@@ -22,7 +20,6 @@ class Sessions:
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s, sock_connect=connect_timeout_s)
         # The same trust as the blocking client's, whatever the system keeps.
         self._tls: ssl.SSLContext | bool = httpx.create_ssl_context() if address.is_encrypted else True
-        self._proxy = _proxy_for(address.url)
         self._of_loop: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
     def here(self) -> aiohttp.ClientSession:
@@ -47,19 +44,10 @@ class Sessions:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={**self._address.headers, "Content-Type": "application/json"},
             timeout=self._timeout,
-            proxy=self._proxy,
+            proxy=self._address.proxy,
         )
 
     def _forget_closed_loops(self) -> None:
         for loop in [*self._of_loop]:
             if loop.is_closed():
                 self._of_loop.pop(loop, None)
-
-
-def _proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names, as the blocking client reads it."""
-    parts = urlsplit(url)
-    if proxy_bypass(parts.netloc):
-        return None
-    proxies = getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")

@@ -9,15 +9,20 @@ from retrieval.service.failures import respond
 HEADERS = {"tenant": "X-Ragstone-Tenant", "user": "X-Ragstone-User", "feature": "X-Ragstone-Feature"}
 """By tag. What they say holds for all that the request does, and for nothing else."""
 
+WITHIN = "/v1/"
+
 
 class Attributing:
-    """Makes what the routes do for the tenant, user and feature of the headers; answers 422 to what is no tag."""
+    """Makes what the routes do for the tenant, user and feature of the headers; answers 422 to what is no tag.
+
+    Probes and metrics are for nobody, whatever headers a proxy puts on them.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not scope["path"].startswith(WITHIN):
             await self._app(scope, receive, send)
             return
         try:

@@ -97,17 +97,22 @@ def problem_of(error: Exception) -> dict[str, Any]:
     more: dict[str, object] = {}
     if isinstance(error, errors.InvalidInput):
         more["field"] = error.field
-    if isinstance(error, errors.Busy) and _may_be_retried(error):
-        more["retry_after_s"] = error.retry_after_s
+    if (seconds := _retry_after_s(error)) is not None:
+        more["retry_after_s"] = seconds
     return problem(status_of(type(error)), error.code, str(error), **more)
 
 
 def respond(error: errors.RagstoneError) -> ProblemResponse:
     """Return the response to an error that we raised on purpose."""
+    return ProblemResponse(logged_problem_of(error), _retry_after(error))
+
+
+def logged_problem_of(error: Exception) -> dict[str, Any]:
+    """Return the problem document of an error, and log it where it is none of the caller's."""
     document = problem_of(error)
-    if document["status"] in (500, 503):
+    if isinstance(error, errors.RagstoneError) and document["status"] in (500, 503):
         log.warning("%s: %s", error.code, error)
-    return ProblemResponse(document, _retry_after(error))
+    return document
 
 
 def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
@@ -186,18 +191,17 @@ def _unexpected(error: Exception) -> dict[str, Any]:
 
 
 def _retry_after(error: errors.RagstoneError) -> dict[str, str]:
-    match error:
-        case errors.Busy(retry_after_s=seconds) if _may_be_retried(error):
-            return {"Retry-After": str(max(1, math.ceil(seconds)))}
-        case errors.Unavailable():
-            return {"Retry-After": str(math.ceil(RETRY_UNAVAILABLE_S))}
-        case _:
-            return {}
+    seconds = _retry_after_s(error)
+    if seconds is None and isinstance(error, errors.Unavailable):
+        seconds = RETRY_UNAVAILABLE_S
+    return {} if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
-def _may_be_retried(error: errors.Busy) -> bool:
-    """One request that may not cost so much will not be let in later either."""
-    return not (isinstance(error, errors.BudgetExceeded) and error.retry_after_s == 0)
+def _retry_after_s(error: errors.RagstoneError) -> float | None:
+    """Return the seconds that an error knows, after which another try makes sense."""
+    if isinstance(error, errors.BudgetExceeded) and error.retry_after_s == 0:
+        return None  # one request that may not cost so much will not be let in later either
+    return error.retry_after_s if isinstance(error, errors.Busy | errors.Unavailable) else None
 
 
 def _shortened(text: str) -> str:

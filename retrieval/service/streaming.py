@@ -1,5 +1,7 @@
 """Server-sent events out of an asynchronous iterator, and answers that end when nobody waits for them any more."""
 
+import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -7,17 +9,24 @@ import anyio
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from retrieval.service.failures import ClientGone, problem_of
+from retrieval.service.failures import ClientGone, logged_problem_of
+
+LONGEST_SEND_S = 30.0
+"""How long a client may leave what was sent unread."""
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 Failed = Callable[[dict[str, Any]], Iterable[bytes]]
 
 
 class EventStream(StreamingResponse):
-    """Sends what a generator yields, and closes it at once when the client has gone away."""
+    """Sends what a generator yields, and closes it at once when the client has gone away, or reads nothing for long.
+
+    A client that stops reading would else hold the answer's place among those that are generated.
+    """
 
     media_type = "text/event-stream"
 
@@ -27,11 +36,43 @@ class EventStream(StreamingResponse):
         self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._pieces.aclose()
+        with anyio.CancelScope() as reading:
+            watch = _SendWatch(send, reading)
+            try:
+                await super().__call__(scope, receive, watch.send)
+            finally:
+                watch.end()
+                with anyio.CancelScope(shield=True):
+                    await self._pieces.aclose()
+        if reading.cancelled_caught:
+            log.warning("a client read nothing for %.0f s: its stream was broken off", LONGEST_SEND_S)
+
+
+class _SendWatch:
+    """Cancels a scope when one sending takes too long, by one timer for all of them."""
+
+    def __init__(self, send: Send, scope: anyio.CancelScope) -> None:
+        self._send = send
+        self._scope = scope
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._timer = self._loop.call_later(LONGEST_SEND_S, self._look)
+
+    async def send(self, message: Message) -> None:
+        self._since = self._loop.time()
+        await self._send(message)
+        self._since = None
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        since = now if self._since is None else self._since
+        if now - since >= LONGEST_SEND_S:
+            self._scope.cancel()
+        else:
+            self._timer = self._loop.call_at(since + LONGEST_SEND_S, self._look)
 
 
 def event(name: str | None, data: object) -> bytes:
@@ -97,7 +138,7 @@ async def _pieces(
             for piece in encode(one):
                 yield piece
     except Exception as error:
-        for piece in failed(problem_of(error)):
+        for piece in failed(logged_problem_of(error)):
             yield piece
     finally:
         close = getattr(rest, "aclose", None)

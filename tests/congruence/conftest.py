@@ -98,3 +98,4 @@ def subject(database: Database, way: str, stores: Stores, spec: IndexSpec, name:
 def no_short_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask the index also where a filter matches little: few chunks go the way of many."""
     monkeypatch.setattr(searching, "EXACT_BELOW", 0)
+    monkeypatch.setattr(searching, "COMPARED_PER_PROPOSAL", 0)

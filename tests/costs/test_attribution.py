@@ -43,7 +43,7 @@ def test_what_is_no_tag(value: Any) -> None:
     assert refused.value.field == "user"
 
 
-def asked(*headers: tuple[bytes, bytes]) -> tuple[int, dict[str, Any]]:
+def asked(*headers: tuple[bytes, bytes], path: str = "/v1/collections") -> tuple[int, dict[str, Any]]:
     """Send a request with these headers; return the status, and the tags that the route saw or the problem."""
     sent: list[Message] = []
 
@@ -59,7 +59,7 @@ def asked(*headers: tuple[bytes, bytes]) -> tuple[int, dict[str, Any]]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/", "headers": list(headers)}
+    scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers)}
     asyncio.run(Attributing(route)(scope, receive, send))
     return sent[0]["status"], json.loads(sent[1]["body"])
 
@@ -77,6 +77,13 @@ def test_a_header_that_is_no_tag_is_refused(header: str, value: bytes) -> None:
     """A 422 problem document names the header, and the route is not reached."""
     status, problem = asked((header.lower().encode(), value))
     assert (status, problem["code"], problem["field"]) == (422, "invalid_input", header)
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics", "/docs", "/v10"])
+def test_probes_are_for_nobody(path: str) -> None:
+    """A header that a proxy puts on everything is read under /v1 alone: a wrong one stops no probe."""
+    nobody = {"tenant": "", "user": "", "feature": ""}
+    assert asked((b"x-ragstone-user", b"a\tb"), path=path) == (200, nobody)
 
 
 def test_a_header_twice_is_refused() -> None:

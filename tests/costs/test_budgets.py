@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 import retrieval
-from backends.corpus.spending import OTHER, DailyLimit, budget_uses, count_request
+from backends.corpus.spending import OTHER, BudgetKey, DailyLimit, budget_uses, count_request, give_back
 from backends.errors import BudgetExceeded, Busy
 from ops import costs
 from ops.costs.limits import Budget
@@ -183,7 +183,7 @@ def test_one_answer_may_not_cost_too_much(rag: retrieval.Ragstone, sql: psycopg.
     purse = DatabasePurse(
         rag.database, [budget(limit="usd", per="request", soft=Decimal("0.01"), hard=Decimal("0.05"))]
     )
-    assert purse.before(Tags(), "generate") == []
+    assert purse.before(Tags(), "generate").warnings == []
     assert purse.afford(Tags(), Decimal("0.009")) == []
     assert purse.afford(Tags(), Decimal("0.05")) == ["budget 'b': the answer may cost 0.05 USD"]
     with pytest.raises(BudgetExceeded, match=r"may cost 0\.06 USD; needed at most 0\.05 USD") as refused:
@@ -210,7 +210,7 @@ def test_a_soft_limit_warns(rag: retrieval.Ragstone, caplog: pytest.LogCaptureFi
     limits = [budget(scope="tenant", soft=Decimal(3), hard=Decimal(5))]
     purses = [DatabasePurse(rag.database, limits, now=lambda: now[0]) for _ in range(2)]
     with caplog.at_level(logging.WARNING, "ops.costs"):
-        warnings = [purses[number % 2].before(Tags(tenant="acme"), "search") for number in range(5)]
+        warnings = [purses[number % 2].before(Tags(tenant="acme"), "search").warnings for number in range(5)]
         assert warnings == [[], [], *([f"budget 'b' (tenant 'acme'): {n} of 5 requests are used today"]
                                       for n in (3, 4, 5))]  # fmt: skip
         assert len(caplog.records) == 1
@@ -225,11 +225,87 @@ def test_a_soft_limit_warns(rag: retrieval.Ragstone, caplog: pytest.LogCaptureFi
 
 def test_a_soft_limit_of_money_warns(rag: retrieval.Ragstone) -> None:
     """Without a hard limit nothing is refused, and the warning says how much of the soft one is spent."""
+    limits = [budget(scope="tenant", limit="usd", soft=Decimal(2))]
+    purse, acme = DatabasePurse(rag.database, limits), Tags(tenant="acme")
+    assert purse.before(acme, "search").warnings == []
+    spend(SpendingRecorder(rag.database, limits), 3, acme)
+    assert purse.before(acme, "search").warnings == ["budget 'b' (tenant 'acme'): 3 of 2 USD are used today"]
+
+
+def test_what_all_spent_is_for_the_log_alone(rag: retrieval.Ragstone, caplog: pytest.LogCaptureFixture) -> None:
+    """Callers are warned of everybody's budget without its amounts."""
     limits = [budget(limit="usd", soft=Decimal(2))]
-    purse = DatabasePurse(rag.database, limits)
-    assert purse.before(Tags(), "search") == []
     spend(SpendingRecorder(rag.database, limits), 3)
-    assert purse.before(Tags(), "search") == ["budget 'b': 3 of 2 USD are used today"]
+    with caplog.at_level(logging.WARNING, "ops.costs"):
+        warnings = DatabasePurse(rag.database, limits).before(Tags(), "search").warnings
+    assert warnings == ["budget 'b': its soft limit of today is reached"]
+    assert [record.message for record in caplog.records] == ["budget 'b': 3 of 2 USD are used today"]
+
+
+def used(sql: psycopg.Connection) -> dict[tuple[str, str], int]:
+    """Return how many requests are counted, by budget and day."""
+    rows = sql.execute("SELECT budget, day::text, requests FROM ragstone.budget_use").fetchall()
+    return {(name, day): requests for name, day, requests in rows}
+
+
+def test_a_request_that_is_given_back_does_not_count(rag: retrieval.Ragstone, sql: psycopg.Connection) -> None:
+    """It is taken back once, however often it is given back, from all of its budgets, on the day that it came."""
+    now = [NOON]
+    limits = [budget(name="a", hard=Decimal(2)), budget(name="z", scope="user", soft=Decimal(1))]
+    purse = DatabasePurse(rag.database, limits, now=lambda: now[0])
+    first, second = (purse.before(Tags(user="ada"), "generate") for _ in range(2))
+    now[0] += timedelta(days=1)
+    assert passed(purse, 1, Tags(user="ada")) == 1
+    for _ in range(3):
+        purse.give_back(first)
+    today, tomorrow = "2026-11-28", "2026-11-29"
+    assert used(sql) == {("a", today): 1, ("z", today): 1, ("a", tomorrow): 1, ("z", tomorrow): 1}
+    now[0] = NOON
+    assert passed(purse, 3) == 1
+    sql.execute("UPDATE ragstone.budget_use SET requests = 0")
+    purse.give_back(second)
+    assert set(used(sql).values()) == {0}
+
+
+def test_what_shares_a_budget_in_the_end_is_given_back_there(rag: retrieval.Ragstone, sql: psycopg.Connection) -> None:
+    """A request that was counted for "other" is taken back from "other", though its user may be known by then."""
+    limits = [DailyLimit(budget="b", value=f"u{user}") for user in range(2)]
+    for limit in limits:
+        uses = count_request(rag.database, NOON.date(), [limit], values_a_day=1)
+        assert uses is not None
+    give_back(rag.database, [BudgetKey(NOON.date(), "b", uses[0].value)])
+    rows = sql.execute("SELECT value, requests FROM ragstone.budget_use ORDER BY value").fetchall()
+    assert rows == [(OTHER, 0), ("u0", 1)]
+
+
+def test_giving_back_never_fails(
+    rag: retrieval.Ragstone, sql: psycopg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A request is being refused then: where the corpus is away, that is logged, and the refusal is what is heard."""
+    purse = DatabasePurse(rag.database, [budget(hard=Decimal(2))])
+    counted = purse.before(Tags(), "generate")
+    sql.execute("ALTER TABLE ragstone.budget_use RENAME TO away")
+    purse.give_back(counted)
+    sql.execute("ALTER TABLE ragstone.away RENAME TO budget_use")
+    assert "stays counted" in caplog.text
+    purse.give_back(DatabasePurse(rag.database, []).before(Tags(), "generate"))
+
+
+def test_giving_back_while_others_ask(rag: retrieval.Ragstone) -> None:
+    """Requests that come and are given back at once, through overlapping budgets: none deadlocks, none is lost."""
+    limits = [budget(name=name, scope=scope, hard=Decimal(1_000)) for name, scope in (("z", "all"), ("a", "user"))]
+    purse = DatabasePurse(rag.database, limits)
+
+    def ask(number: int) -> None:
+        for _ in range(20):
+            counted = purse.before(Tags(user=f"u{number % 2}"), "search")
+            purse.give_back(counted)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(ask, range(6)))
+    day = datetime.now(UTC).date()
+    uses = budget_uses(rag.database, day, [DailyLimit(budget="z", value=""), DailyLimit(budget="a", value="u0")])
+    assert [use.requests for use in uses.values()] == [0, 0]
 
 
 def test_made_up_users_share_one_budget_in_the_end(rag: retrieval.Ragstone, sql: psycopg.Connection) -> None:

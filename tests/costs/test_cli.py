@@ -75,10 +75,10 @@ def cost(rag: retrieval.Ragstone, capsys: pytest.CaptureFixture[str], *options: 
 def test_the_table(spent: retrieval.Ragstone, capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each value, dearest first, a total, and in plain words what has no price."""
     lines = [line.split() for line in cost(spent, capsys, "report", "--by", "tenant").splitlines()]
-    assert lines[0][:6] == ["tenant", "requests", "prompt", "cached", "completion", "embedding"]
-    assert lines[1] == ["acme", "3", "1,200", "50", "300", "0", "1.253", "-"]
-    assert lines[2] == ["globex", "1", "0", "0", "0", "0", "0.000175", "9,000", "vectors"]
-    assert lines[3] == ["total", "4", "1,200", "50", "300", "0", "1.253175", "9,000", "vectors"]
+    assert lines[0][:6] == ["tenant", "requests", "prompt", "cached", "completion", "USD"]
+    assert lines[1] == ["acme", "3", "1,200", "50", "300", "1.253", "-"]
+    assert lines[2] == ["globex", "1", "0", "0", "0", "0.000175", "9,000", "vectors"]
+    assert lines[3] == ["total", "4", "1,200", "50", "300", "1.253175", "9,000", "vectors"]
     assert "Nothing has a price: the setting prices (RAGSTONE_PRICES)" in " ".join(lines[5])
 
 
@@ -98,6 +98,24 @@ def test_the_document(spent: retrieval.Ragstone, capsys: pytest.CaptureFixture[s
     assert (only_today["total"]["requests"], only_today["total"]["gpu_s"]) == (1, 0.25)
     until = json.loads(cost(spent, capsys, "report", "--json", "--until", f"{today - timedelta(days=1)}"))
     assert until["total"]["cost_usd"] == 1.253
+
+
+def test_figures_are_whole_on_a_narrow_screen(
+    rag: retrieval.Ragstone, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, today: date
+) -> None:
+    """At 80 columns no figure and no word is broken or cut, and what nobody used has no column."""
+    monkeypatch.setenv("COLUMNS", "80")
+    spend(rag, today, "acme", "generate", "tiny", requests=12_345, prompt_tokens=123_456_789,
+          completion_tokens=98_765_432, cost_usd=Decimal("0.0000001"))  # fmt: skip
+    spend(rag, today, "acme", "search", "pgvector", requests=1, vectors=3_000, priced=False)
+    lines = cost(rag, capsys, "report", "--by", "tenant,stage,model").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "cached" not in " ".join(lines)
+    figures = [line.split() for line in lines if "acme" in line]
+    assert figures == [
+        ["acme", "generate", "tiny", "12,345", "123,456,789", "98,765,432", "<0.000001", "-"],
+        ["acme", "search", "pgvector", "1", "0", "0", "0", "3,000", "vectors"],
+    ]
 
 
 def test_nothing_recorded(rag: retrieval.Ragstone, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,6 +199,15 @@ def test_budgets_that_are_wrong(
     assert "budgets[0]" in capsys.readouterr().err
 
 
+def test_a_variable_that_is_empty_names_no_file(
+    rag: retrieval.Ragstone, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`RAGSTONE_BUDGETS= ragstone ...` is to have none; of prices likewise."""
+    for name in ("BUDGETS", "PRICES"):
+        monkeypatch.setenv(f"RAGSTONE_{name}", "")
+    assert "no budgets" in cost(rag, capsys, "budgets")
+
+
 def test_what_commands_ask_is_recorded(rag: retrieval.Ragstone, settings_with: SettingsWith) -> None:
     """`ragstone ask` and `retrieve` are charged and limited like any other request."""
     settings = settings_with(
@@ -193,7 +220,7 @@ def test_what_commands_ask_is_recorded(rag: retrieval.Ragstone, settings_with: S
     assert (answer["cost"]["by_stage"]["search"], answer["warnings"]) == (1, [])
     found = command("retrieve", "handbook", "leave")
     assert found.status == 0
-    assert found.err.endswith("Warning: budget 'b': 2 of 2 requests are used today\n")
+    assert found.err.endswith("Warning: budget 'b': its soft limit of today is reached\n")
     refused = command("ask", "handbook", "how much leave?", "--json")
     assert (refused.status, refused.json["error"]["code"]) == (3, "budget_exceeded")
     total = command("cost", "report", "--json").json["total"]

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+import ops.generation
 import retrieval
 from backends.errors import BudgetExceeded
 from ops import costs
@@ -64,26 +65,37 @@ def own(rag: retrieval.Ragstone, settings_with: SettingsWith) -> retrieval.Ragst
 
 
 def test_spending_by_stage_and_model(own: retrieval.Ragstone) -> None:
-    """Dollars by stage and model, tokens by kind; models that no setting names are one, and no tag is a label."""
+    """Dollars by stage and model, tokens by kind; models beyond the first twenty are one, and no tag is a label."""
     with costs.running(own) as running:
         tags = Tags(tenant="secret tenant", user="secret user", feature="secret feature")
         state = collection("secret collection", chunks=1_000_000)
         running.recorder(searched(own.prices, tags, state))
         usage = Usage(prompt_tokens=3_000_000, cached_tokens=1_000_000, completion_tokens=500_000)
-        for model in ("small", "configured", *(f"secret model {number}" for number in range(100))):
+        for model in ("small", "configured", *(f"model {number}" for number in range(100))):
             running.recorder(answered(own.prices, tags, state, model, usage))
         found = scraped(own, running)
     usd = values(found["ragstone_cost_usd"])
+    named = {("configured", "generate"): 0, **{(f"model {number}", "generate"): 0 for number in range(18)}}
     assert usd == {
-        ("pgvector", "search"): 0.1, ("hashing", "embed"): 0, ("small", "generate"): 3.5,
-        ("configured", "generate"): 0, ("other", "generate"): 0,
-    }  # fmt: skip
+        ("pgvector", "search"): 0.1, ("hashing", "embed"): 0, ("small", "generate"): 3.5, ("other", "generate"): 0,
+    } | named  # fmt: skip
     tokens = values(found["ragstone_cost_tokens"])
     assert tokens[("prompt", "small")] == 2_000_000
     assert tokens[("cached_prompt", "small")] == 1_000_000
-    assert tokens[("completion", "other")] == 50_000_000
+    assert tokens[("completion", "other")] == 41_000_000
     unpriced = values(found["ragstone_cost_unpriced_requests"])
-    assert unpriced == {("hashing", "embed"): 1, ("configured", "generate"): 1, ("other", "generate"): 100}
+    assert unpriced == {("hashing", "embed"): 1, ("other", "generate"): 82, **dict.fromkeys(named, 1)}
+
+
+def test_a_model_is_called_as_the_metrics_of_generation_call_it(own: retrieval.Ragstone) -> None:
+    """The same name for a model that no setting names, for one too many, and for one without a name."""
+    with ops.generation.running(own) as telemetry, costs.running(own) as running:
+        for model in ("tiny", "", *(f"model {number}" for number in range(30))):
+            own.observers.tell(answered(own.prices, Tags(), collection(), model, Usage(prompt_tokens=1)))
+        families = [family for family in telemetry.answers.collect() if family.name.endswith("_answers")]
+        theirs = {sample.labels["model"] for family in families for sample in family.samples}
+        ours = {model for model, _ in values(scraped(own, running)["ragstone_cost_usd"])}
+    assert ours == theirs == {"tiny", "unknown", "other", *(f"model {number}" for number in range(18))}
 
 
 def test_budgets_by_name(own: retrieval.Ragstone, sql: psycopg.Connection) -> None:

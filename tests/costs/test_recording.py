@@ -2,7 +2,10 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
@@ -22,6 +25,7 @@ from backends.corpus.spending import (
     forget_spending,
     spending_between,
 )
+from backends.errors import CorpusUnavailable
 from ops import costs
 from ops.costs.limits import read_budgets
 from ops.costs.recording import SpendingRecorder
@@ -29,7 +33,7 @@ from ops.costs.report import report
 from retrieval import attributed
 from retrieval.attribution import Tags
 from retrieval.config import Settings
-from retrieval.costing import Prices
+from retrieval.costing import NO_COST, Prices
 from retrieval.documents import Usage
 from tests.costs.made import answered, collection, searched
 
@@ -256,3 +260,68 @@ def test_two_writers_never_wait_for_each_other(rag: retrieval.Ragstone) -> None:
         thread.join()
     assert failures == []
     assert {spent.requests for spent in all_of(rag, "user").values()} == {80}
+
+
+def test_answers_do_not_queue_behind_a_corpus_that_is_away(
+    rag: retrieval.Ragstone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waited while a write failed leaves it for later: of answers that end together, one alone tries."""
+    recorder, tries = SpendingRecorder(rag.database), []
+    all_wait = threading.Event()
+
+    def failing(*_: object) -> None:
+        tries.append(1)
+        all_wait.wait(5)
+        raise CorpusUnavailable("PostgreSQL is away")
+
+    def answer() -> None:
+        recorder(answered(PRICES, Tags(), collection(), "small", Usage(prompt_tokens=1)))
+
+    threads = [threading.Thread(target=answer) for _ in range(6)]
+    with monkeypatch.context() as patched:
+        patched.setattr("ops.costs.recording.add_spending", failing)
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        all_wait.set()
+        for thread in threads:
+            thread.join()
+    assert len(tries) == 1
+    recorder.flush()
+    assert [spent.requests for spent in all_of(rag).values()] == [6]
+
+
+def test_a_write_that_is_held_up_is_given_up_soon(
+    rag: retrieval.Ragstone, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A statement that waits, and a pool without a free connection: neither withholds the end of an answer for long."""
+    monkeypatch.setattr("backends.corpus.spending.GIVE_UP_S", 0.2)
+    recorder = SpendingRecorder(rag.database)
+
+    def took_s() -> float:
+        started_s = time.perf_counter()
+        recorder(answered(PRICES, Tags(), collection(), "small", Usage(prompt_tokens=1)))
+        return time.perf_counter() - started_s
+
+    with sql.transaction():
+        sql.execute("LOCK TABLE ragstone.spending")
+        assert 0.2 <= took_s() < 5
+    assert "PostgreSQL did not take it within 0.2 s" in caplog.text
+    with ExitStack() as stack:
+        for _ in range(rag.settings.pool_size):
+            stack.enter_context(rag.database.connection())
+        assert 0.2 <= took_s() < 5
+    assert "no connection to PostgreSQL came free" in caplog.text
+    recorder.flush()
+    assert [spent.requests for spent in all_of(rag).values()] == [2]
+
+
+def test_an_answer_that_did_not_begin_used_no_model(rag: retrieval.Ragstone) -> None:
+    """One that is refused by a budget, or found no turn, is no request of a model; one that broke off is."""
+    recorder = SpendingRecorder(rag.database)
+    never = answered(Prices(), Tags(), collection(), "small", Usage())
+    for outcome in ("budget_exceeded", "invalid_input", "queue_full"):
+        recorder(replace(never, outcome=outcome, timings_ms={"answer": 1.0}, cost=NO_COST))
+    assert recorder.totals() == {}
+    recorder(replace(never, outcome="generator_unavailable", timings_ms={"generate_queue": 0.1}, cost=NO_COST))
+    assert [spent.requests for spent in all_of(rag, "model").values()] == [1]

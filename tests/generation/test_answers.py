@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from ops.generation.answers import FINISH_REASONS, MAX_MODELS, AnswerMetrics
+from ops.generation.answers import FINISH_REASONS, AnswerMetrics
+from ops.generation.model_names import MAX_MODELS
 from ops.latency.stages import OUTCOMES
 from retrieval.documents import Usage
 from retrieval.observing import AnswerObserved
@@ -97,6 +98,18 @@ def test_a_question_that_is_refused_asks_no_model() -> None:
     found = counted(refused)
     labels = {"model": "a-model", "outcome": "ok", "finish_reason": "refused", "streamed": "true"}
     assert value(found, "answers_total", **labels) == 1
+    assert value(found, "time_to_first_token_seconds_count", model="a-model", input_length="0-512") is None
+
+
+def test_an_answer_that_did_not_begin_is_counted() -> None:
+    """Refused by a budget, or without room in the model's window: by the error's code, without tokens and times."""
+    never = replace(answered(answer=3.0), usage=Usage(), finish_reason=None, first_s=None, generate_s=None)
+    outcomes = ("budget_exceeded", "invalid_input")
+    found = counted(*(replace(never, outcome=outcome, search=searched(total=2)) for outcome in outcomes))
+    for outcome in outcomes:
+        labels = {"model": "a-model", "outcome": outcome, "finish_reason": "none", "streamed": "true"}
+        assert value(found, "answers_total", **labels) == 1
+    assert value(found, "tokens_total", model="a-model", kind="prompt") == 0
     assert value(found, "time_to_first_token_seconds_count", model="a-model", input_length="0-512") is None
 
 

@@ -104,6 +104,23 @@ def test_what_a_running_service_says(looked: Any, server: EngineServer, opening:
     assert service["findings"] == {"model_server": "crit", "generation_breaker": "crit"}
 
 
+def test_a_breaker_that_opened_since_the_last_check_is_a_finding(looked: Any, opening: Opening, url: str) -> None:
+    """The service's own checks may be minutes old: exit status 1 all the same, and the screen says whose it is."""
+    rag = opening(generator_url="http://127.0.0.1:9/v1", generator_metrics_every_s=0)
+    with ops.generation.running(rag) as telemetry:
+        for _ in range(rag.settings.generator_breaker_failures):
+            with rag.generator.breaker.attempt() as attempt:  # type: ignore[attr-defined]  # a model server's client
+                attempt.failed()
+        with served(create_app(rag, collectors=[GenerationMetrics(rag, telemetry)])) as service:
+            status, found = looked("--url", service)
+            done = Ragstone(url, {})("status", "--url", service)
+    assert (status, found["service"]["findings"]) == (1, {"generation_breaker": "crit"})
+    assert done.status == 1
+    said = " ".join(done.out.split())
+    assert "configured (generator_url) for this command; the service has settings of its own" in said
+    assert "crit generation_breaker: the service says so" in said
+
+
 @pytest.mark.parametrize("text", ["", "<html>", "up 1\n", "up{ 1\n"])
 def test_what_is_no_service(looked: Any, server: EngineServer, text: str) -> None:
     """Something else at --url, whatever its page says, is exit status 3."""

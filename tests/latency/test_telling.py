@@ -51,7 +51,9 @@ class Place:
         rag.observers.add(self.told.append)
 
     def hold(self) -> None:
-        """Let every pass wait from now on."""
+        """Let every pass wait from now on; those that have begun before count no more."""
+        while self.embedder.started.acquire(blocking=False):
+            pass
         self.embedder._free.clear()
 
 

@@ -90,7 +90,9 @@ def test_a_search_is_a_retrieval_span() -> None:
 def test_an_answer_is_a_workflow_of_search_and_chat() -> None:
     """Around the search and the chat with the model is one span, from the question to the end of the answer."""
     search = replace(searched(embed=8, search=2, total=11), for_answer=True)
-    spans = spans_of(answered(search=search, generate_first=40, generate=200, answer=212), server=SERVER)
+    spans = spans_of(
+        answered(search=search, generate_queue=0, generate_first=40, generate=200, answer=212), server=SERVER
+    )
     embed, index, retrieval_, chat, workflow = spans
     assert (workflow.name, workflow.kind, took_ms(workflow)) == (
         "invoke_workflow ragstone generate", SpanKind.INTERNAL, 212,
@@ -110,7 +112,7 @@ def test_an_answer_is_a_workflow_of_search_and_chat() -> None:
 
 def test_the_chat_has_the_conventions_attributes() -> None:
     """The server, the model, what was asked and what came back, and the time to the first chunk in seconds."""
-    chat, _ = spans_of(answered(generate=200, answer=212), server=SERVER)
+    chat, _ = spans_of(answered(generate_queue=0, generate=200, answer=212), server=SERVER)
     assert (chat.name, chat.kind) == ("chat a-model", SpanKind.CLIENT)
     assert attributes(chat) == {
         "gen_ai.operation.name": "chat",
@@ -132,7 +134,7 @@ def test_the_chat_has_the_conventions_attributes() -> None:
 
 def test_an_answer_without_a_model_server_has_none() -> None:
     """The extractive generator is in this process."""
-    chat, _ = spans_of(answered(generate=200, answer=212))
+    chat, _ = spans_of(answered(generate_queue=0, generate=200, answer=212))
     assert attributes(chat)["gen_ai.provider.name"] == "ragstone"
     assert "server.address" not in attributes(chat)
 
@@ -147,6 +149,37 @@ def test_a_model_that_was_not_asked_has_no_chat() -> None:
     refused, *_ = spans_of(replace(never, outcome="ok", refused=True))
     assert attributes(refused)["ragstone.refused"] is True
     assert refused.status.status_code is StatusCode.UNSET
+
+
+@pytest.mark.parametrize("outcome", ["generator_unavailable", "abandoned"])
+def test_a_model_that_was_asked_in_vain_has_a_chat(outcome: str) -> None:
+    """Nothing came, an error or the end of patience: the span begins with the asking, and says the error."""
+    never = replace(answered(outcome, prompt=5, generate_queue=20, answer=100), usage=Usage(), first_s=None)
+    chat, workflow = spans_of(replace(never, generate_s=None), server=SERVER)
+    assert (chat.name, took_ms(chat), chat.end_time) == ("chat a-model", 75, workflow.end_time)
+    assert attributes(chat)["error.type"] == attributes(workflow)["error.type"] == outcome
+    assert attributes(chat)["gen_ai.usage.output_tokens"] == 0
+
+
+def test_an_answer_waits_for_its_turn_before_it_searches() -> None:
+    """The search begins after the wait, and the chat after the prompt."""
+    search = replace(searched(total=11), for_answer=True)
+    broke_off = answered("generator_unavailable", search=search, generate_queue=30, prompt=4, answer=100)
+    found, chat, workflow = spans_of(broke_off)
+    assert workflow.start_time is not None
+    assert [(one.start_time or 0) - workflow.start_time for one in (found, chat)] == [30_000_000, 34_000_000]
+
+
+@pytest.mark.parametrize("outcome", ["budget_exceeded", "invalid_input"])
+def test_an_answer_that_did_not_begin_has_no_chat(outcome: str) -> None:
+    """Its search, where there was one, and the error around it."""
+    never = replace(answered(outcome, answer=10), usage=Usage(), first_s=None, generate_s=None, finish_reason=None)
+    search = replace(searched(total=5), for_answer=True)
+    found, workflow = spans_of(replace(never, search=search))
+    assert (found.name, workflow.name) == ("retrieval handbook", "invoke_workflow ragstone generate")
+    assert attributes(workflow)["error.type"] == outcome
+    assert "error.type" not in attributes(found)
+    assert [one.name for one in spans_of(replace(never, model=""))] == ["invoke_workflow ragstone generate"]
 
 
 def test_a_search_for_an_answer_is_told_once() -> None:

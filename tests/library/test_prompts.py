@@ -161,7 +161,9 @@ def test_the_command_sets_a_prompt(
         (["--prompt", "FILE", "--prompt-default"], "{}", "needed one of the two"),
         (["--prompt", "FILE"], "{", "is not JSON"),
         (["--prompt", "FILE"], '{"system": "x", "user": "{question}"}', "prompt.user: found {passages} 0 times"),
-        (["--prompt", "FILE"], '{"user": "{passages}{question}"}', "prompt.system: found NoneType"),
+        (["--prompt", "FILE"], '{"user": "{passages}{question}"}', "prompt.system: found none; it is needed"),
+        (["--prompt", "FILE"], '{"system": "x"}', "prompt.user: found none; it is needed"),
+        (["--prompt", "FILE"], '{"system": "x", "user": 7}', "prompt.user: found int; needed a text"),
         (["--prompt", "FILE"], '{"assistant": "x"}', "prompt.assistant"),
     ],
 )

@@ -87,6 +87,22 @@ def test_no_question(client: httpx.Client, handbook: str, messages: object, fiel
     assert problem(found, 422, "invalid_input")["field"] == field
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "data:image/png,x"}}],
+        [{"type": "text"}],
+        5,
+    ],
+)
+def test_only_text_is_understood(client: httpx.Client, content: object) -> None:
+    """Another part, an image for example, is refused by the name of its message."""
+    body = {"model": "m", "messages": [{"role": "user", "content": content}]}
+    found = problem(client.post("/v1/chat/completions", json=body), 422, "invalid_input")
+    assert found["field"] == "messages[0].content"
+    assert found["detail"].endswith("; needed text, or parts of the type 'text': only text is understood")
+
+
 def test_models(client: httpx.Client, handbook: str) -> None:
     """Clients that ask for models first find the collections."""
     found = ModelList.model_validate_json(client.get("/v1/models").content)

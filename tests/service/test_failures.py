@@ -93,3 +93,11 @@ def test_a_problem_can_quote_anything() -> None:
     response = ProblemResponse(problem(422, "invalid_input", "found '\ud800'"))
     asyncio.run(response({"type": "http"}, receive, send))  # type: ignore[arg-type]
     assert json.loads(sent[1]["body"])["detail"] == "found '\ud800'"  # type: ignore[arg-type]
+
+
+def test_an_outage_says_when_to_come_back() -> None:
+    """The header and the problem have the seconds that the error knows; where it knows none, the header has a guess."""
+    known, unknown = errors.GeneratorUnavailable("left alone", retry_after_s=9.2), errors.GeneratorUnavailable("away")
+    assert respond(known).headers["Retry-After"] == "10"
+    assert problem_of(known)["retry_after_s"] == 9.2
+    assert "retry_after_s" not in problem_of(unknown)

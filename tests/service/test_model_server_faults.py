@@ -4,10 +4,11 @@ import asyncio
 import gc
 import json
 import random
+import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 
 import retrieval
 from retrieval.config import load
-from retrieval.service import create_app
+from retrieval.service import create_app, streaming
 from tests.fakes import model_server as fake
 from tests.service.serving import database_of_its_own, served
 
@@ -271,3 +272,27 @@ def test_a_conversation_is_part_of_the_prompt(place: Place) -> None:
     assert [message["role"] for message in sent] == ["system", "user", "assistant", "user"]
     assert [message["content"] for message in sent[1:3]] == ["who has leave?", "everyone"]
     assert sent[3]["content"].endswith(QUESTION)
+
+
+def test_a_client_that_reads_nothing_gives_its_place_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while its stream is broken off; till then it would keep others from being answered."""
+    monkeypatch.setattr(streaming, "LONGEST_SEND_S", 0.5)
+    word = fake.event(fake.delta("word " * 2_000))
+    place.server.reply = lambda _: fake.Reply(parts=(word for _ in range(100_000)))
+    body = json.dumps({"query": QUESTION, "stream": True}).encode()
+    head = f"POST /v1/collections/handbook/generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(("127.0.0.1", int(place.url.rsplit(":", 1)[1])))
+        client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+        assert _comes_true(lambda: place.rag.admission.stats().running == 1)
+        assert _comes_true(lambda: place.rag.admission.stats().running == 0)
+
+
+def _comes_true(holds: Callable[[], bool], within_s: float = 10) -> bool:
+    ends_s = time.monotonic() + within_s
+    while not holds():
+        if time.monotonic() > ends_s:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,7 +1,7 @@
 """From question and hits to an answer, whole and as a stream."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import anyio
@@ -55,6 +55,20 @@ class Scripted(Generator):
             self.stopped = True
 
 
+class Question:
+    """A question and its hits, for the drivers; notes how its answer ended."""
+
+    def __init__(self, begin: Callable[[], Answering], told: list[BaseException | None]) -> None:
+        self.begin = begin
+        self._told = told
+
+    def end(self, answering: Answering | None, error: BaseException | None) -> AnswerEvent | None:
+        self._told.append(error)
+        if answering is None or error is not None:
+            return None
+        return answering.end()
+
+
 class Asking:
     """Asks a generator, in a thread or on an event loop, and keeps how each answer ended."""
 
@@ -62,13 +76,16 @@ class Asking:
         self.settings = settings
         self.admission = Admission(running=2, waiting=2, wait_s=1)
         self.told: list[BaseException | None] = []
+        self.begun: list[Answering] = []
 
     def run(self, query: str, retrieval: Retrieval, generator: Generator, max_tokens: int | None = None) -> AnswerRun:
-        answering = prepare(query, retrieval, generator=generator, settings=self.settings, max_tokens=max_tokens)
-        return AnswerRun(answering, self.admission, self._tell)
+        def begin() -> Answering:
+            self.begun.append(
+                prepare(query, retrieval, generator=generator, settings=self.settings, max_tokens=max_tokens)
+            )
+            return self.begun[-1]
 
-    def _tell(self, _: Answering, error: BaseException | None) -> None:
-        self.told.append(error)
+        return AnswerRun(Question(begin, self.told), self.admission)
 
 
 def answer_stream(query: str, retrieval: Retrieval, generator: Generator, max_tokens: int | None = None) -> EventStream:
@@ -134,7 +151,7 @@ def test_a_question_too_long_is_refused_before_the_first_event() -> None:
     """So a server can still answer with a status; nothing was asked."""
     generator = Scripted("Yes.")
     with pytest.raises(InvalidInput) as caught:
-        answer_stream("why " * 9_000, found(hit("One.")), generator)
+        next(answer_stream("why " * 9_000, found(hit("One.")), generator))
     assert caught.value.field == "query"
     assert not generator.asked
 
@@ -237,25 +254,39 @@ def test_where_too_many_answers_are_under_way_the_next_is_refused_before_its_fir
     assert asking.run("Who?", found(hit("One.")), Scripted("a")).answer().text == "a"
 
 
-def test_an_answer_that_broke_off_counts_what_was_sent_and_what_came() -> None:
-    """Nobody counted its tokens, and they were paid for."""
-    run = Asking().run("Who?", found(hit("One.")), Scripted("a", "b", "c"))
-    stream = run.events()
-    for _ in range(3):
-        next(stream)
-    stream.close()
-    assert run.answering.prompt is not None
-    assert run.answering.usage == Usage(prompt_tokens=run.answering.prompt.tokens, completion_tokens=2)
+def test_an_answer_that_its_reader_left_counts_what_was_sent_and_what_came() -> None:
+    """Nobody counted its tokens, and they were paid for; before the first piece the prompt was."""
+    for pieces in (2, 0):
+        asking = Asking()
+        stream = asking.run("Who?", found(hit("One.")), Scripted("a", "b", "c")).events()
+        for _ in range(1 + pieces):
+            next(stream)
+        if not pieces:
+            asking.begun[-1].ask(0.0)
+        stream.close()
+        answering = asking.begun[-1]
+        answering.left = True
+        assert answering.prompt is not None
+        assert answering.usage == Usage(prompt_tokens=answering.prompt.tokens, completion_tokens=pieces)
+
+
+def test_an_answer_that_failed_before_its_first_piece_counts_nothing() -> None:
+    """A model server that is down costs its caller nothing."""
+    asking = Asking()
+    with pytest.raises(GeneratorUnavailable):
+        asking.run("Who?", found(hit("One.")), Scripted(fails=True)).answer()
+    assert asking.begun[-1].usage == Usage()
+    assert asking.begun[-1].cost.total_usd == 0
 
 
 def test_no_more_is_asked_for_than_the_window_holds() -> None:
     """Where prompt and answer must fit a window, max_tokens is cut to what the prompt leaves."""
     generator = Scripted("a")
     generator.window = 4_000
-    answer("Who?", found(hit("One.")), generator)
-    assert generator.asked[-1][1] is None
-    Asking().run("Who?", found(hit("One.")), generator, 50_000).answer()
-    prompt, asked = generator.asked[-1]
-    assert asked is not None
-    assert asked == prompt.answer_tokens
-    assert prompt.tokens + asked <= 4_000
+    for wanted in (None, 50_000):
+        Asking().run("Who?", found(hit("One.")), generator, wanted).answer()
+        prompt, asked = generator.asked[-1]
+        assert asked is not None
+        assert prompt.answer_tokens is not None
+        assert asked == min(wanted or SETTINGS.answer_tokens, prompt.answer_tokens)
+        assert prompt.tokens + asked <= 4_000

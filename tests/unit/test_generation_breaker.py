@@ -67,6 +67,20 @@ def test_one_probe_at_a_time() -> None:
     assert (breaker.state, breaker.opened, breaker.refused) == ("open", 2, 2)
 
 
+def test_a_refusal_says_when_it_is_tried_again() -> None:
+    """In seconds, as its text does; a second where a probe is under way."""
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now += 4
+    with pytest.raises(GeneratorUnavailable, match=r"in 6\.0 s") as refused, breaker.attempt():
+        pass
+    assert refused.value.retry_after_s == 6
+    clock.now += 6
+    with breaker.attempt(), pytest.raises(GeneratorUnavailable) as refused, breaker.attempt():
+        pass
+    assert refused.value.retry_after_s == 1
+
+
 def test_an_answered_probe_lets_all_in_and_its_breaking_off_keeps_all_out() -> None:
     """A long answer does not hold the others up."""
     clock = Clock()

@@ -1,6 +1,7 @@
 """Citations from the markers of an answer."""
 
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -176,3 +177,21 @@ def test_what_was_not_given_is_never_cited(answer: str, given_count: int, quotes
             assert end <= span.start < span.end <= len(answer)
             assert re.search(r"\[[^\]]*[0-9][^\[]*\]", answer[span.start : span.end])
             end = span.end
+
+
+def _least_s(answer: str) -> float:
+    """Return the CPU that citing takes when nothing else gets in its way."""
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        cite(answer, PASSAGES)
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+@pytest.mark.parametrize("start", ["Leave is 28 days ", "\n\n"], ids=["behind", "before"])
+@pytest.mark.parametrize("marker", ["[1] ", "[1]", "[1], "])
+def test_a_run_of_markers_takes_time_in_proportion(start: str, marker: str) -> None:
+    """A model that repeats itself does not hold up the others: four times the markers, not sixteen times the work."""
+    few, many = (_least_s(f"{start}{marker * count} and so on") for count in (4_000, 16_000))
+    assert many < 8 * few

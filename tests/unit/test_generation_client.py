@@ -129,7 +129,7 @@ ERROR_EVENT = event({"error": {"message": "CUDA out of memory", "code": 500}})
     [
         (Reply(parts=[event(delta("Yes"))]), "before the answer was finished"),
         (Reply(parts=[event(delta("Yes")), event("[DONE]")[:9]]), "before the answer was finished"),
-        (Reply(parts=[event(delta("Yes"))], breaks_off=True), "broke off"),
+        (Reply(parts=[event(delta("Yes"))], breaks_off=True), "in the middle of the answer"),
         (Reply(parts=[event(delta("Yes")), ERROR_EVENT]), "CUDA out of memory"),
         (Reply(parts=[event({"object": "error", "message": "No more"})]), "No more"),
         (Reply(parts=[event(delta("Yes")), event("{half")]), "no chat completion: {half"),
@@ -340,6 +340,34 @@ def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) ->
         ):
             list(generator.stream(PROMPT, None))
         assert proxy.asked == ["GET http://far.invalid/v1/models", "POST http://far.invalid/v1/chat/completions"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "found"),
+    [("ALL_PROXY", "socks5://user:word@localhost:1"), ("all_proxy", "socks5h://x"), ("HTTP_PROXY", "http://:x")],
+)
+def test_a_proxy_that_cannot_be_asked_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, found: str
+) -> None:
+    """Without its password; and it is no trouble for a server that is reached without it."""
+    monkeypatch.setenv(variable, found)
+    with pytest.raises(InvalidSettings, match="http://host:3128") as caught:
+        OpenAIGenerator("http://far.invalid/v1")
+    assert caught.value.field == variable
+    assert "word" not in str(caught.value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with model_server(Reply(parts=answer("Yes."))) as server:
+        assert ask(server)[0] == "Yes."
+
+
+def test_a_proxy_may_stand_without_its_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As other programs read it."""
+    with model_server(Reply(parts=answer("Yes."))) as proxy:
+        for route, found in [*proxy.routes.items()]:
+            proxy.routes[route.replace("/v1", "http://far.invalid/v1")] = found
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.removeprefix("http://").removesuffix("/v1"))
+        with closing(OpenAIGenerator("http://far.invalid/v1")) as generator:
+            assert next(generator.stream(PROMPT, None)) == "Yes."
 
 
 def test_the_settings_choose_the_generator(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.documents import Usage
+from retrieval.generation.address import ServerAddress
 from retrieval.generation.completion import Completion
 from tests.fakes.model_server import delta, event, usage
 
+SERVER = ServerAddress("http://host:8000/v1", None)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -26,7 +28,7 @@ ALMOST_EVENTS = st.recursive(
 @given(st.lists(ALMOST_EVENTS, max_size=4))
 def test_any_json_is_text_or_no_answer(payloads: list[object]) -> None:
     """Nothing that a server can send makes more of it than pieces of text, sound counts, or a plain word about it."""
-    completion = Completion()
+    completion = Completion(SERVER)
     pieces = completion.feed(b"".join(f"data: {json.dumps(payload)}\n\n".encode() for payload in payloads))
     assert all(isinstance(piece, str) and piece for piece in pieces)
     ending = completion.ending
@@ -38,7 +40,7 @@ def test_any_json_is_text_or_no_answer(payloads: list[object]) -> None:
 @given(st.lists(st.binary(max_size=60), max_size=5))
 def test_any_bytes_are_text_or_no_answer(received: list[bytes]) -> None:
     """Nothing is raised, and after something wrong nothing counts."""
-    completion = Completion()
+    completion = Completion(SERVER)
     for part in received:
         assert all(isinstance(piece, str) for piece in completion.feed(b"data: " + part + b"\n\n"))
 
@@ -46,7 +48,7 @@ def test_any_bytes_are_text_or_no_answer(received: list[bytes]) -> None:
 @given(st.lists(st.text(min_size=1), max_size=6))
 def test_the_text_comes_out_as_it_went_in(words: list[str]) -> None:
     """Each event is a piece, and empty ones are none."""
-    completion = Completion()
+    completion = Completion(SERVER)
     sent = [*map(delta, words), delta(""), delta("", "stop"), usage(3, len(words)), "[DONE]"]
     assert completion.feed(b"".join(map(event, sent))) == words
     assert completion.is_whole
@@ -64,7 +66,7 @@ def test_the_text_comes_out_as_it_went_in(words: list[str]) -> None:
 )
 def test_an_error_in_the_stream_is_told(payload: object, said: str, status: int | None) -> None:
     """In any of the shapes that servers use, after the pieces that came before it."""
-    completion = Completion()
+    completion = Completion(SERVER)
     assert completion.feed(event(delta("Yes")) + event(payload) + event(delta("No"))) == ["Yes"]
     assert completion.wrong is not None
     assert str(completion.wrong).startswith(said)

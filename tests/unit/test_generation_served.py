@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from backends.errors import GeneratorUnavailable
 from retrieval.generation.address import ServerAddress
 from retrieval.generation.base import Message
 from retrieval.generation.openai_client import OpenAIGenerator
@@ -187,3 +188,28 @@ def test_servers_that_lack_it_all_still_answer() -> None:
         server.routes["POST /tokenize"] = lambda _body: failed(404, json.dumps("Not Found"))
         assert (generator.window_tokens(), generator.count_tokens(MESSAGES), generator.model) == (None, None, MODEL)
         generator.ping()
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (Reply(parts=[b"{"], breaks_off=True), "closed the connection in the middle of the answer"),
+        (Reply(stalls="headers"), "did not answer within 1 s"),
+        (Reply(status=20_000), "does not answer in HTTP"),
+    ],
+    ids=["cut", "stalls", "no HTTP"],
+)
+def test_what_became_of_a_connection_is_said_in_our_words(reply: Reply, said: str) -> None:
+    """As the client that asks for answers says it."""
+    with model_server(Reply()) as server, served_by(server) as served:
+        server.models = reply
+        with pytest.raises(GeneratorUnavailable, match=rf"^127\.0\.0\.1:\d+ {said}$"):
+            served.find_model()
+
+
+def test_a_count_that_is_none_is_not_repeated_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A server may repeat what it was sent."""
+    with model_server(Reply()) as server, served_by(server, model=MODEL) as served:
+        server.routes["POST /tokenize"] = lambda _body: document({"count": "sk-secret"})
+        assert served.count_tokens(MESSAGES) is None
+    assert "sk-secret" not in caplog.text

@@ -1,5 +1,6 @@
 """Server-sent events from bytes that are cut anywhere."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -53,8 +54,25 @@ def test_an_event_that_the_stream_ends_in_is_left_out() -> None:
     assert decoded(b"data: whole\n\ndata: half\n") == ["whole"]
 
 
-@pytest.mark.parametrize("line", [b"x" * 4096, b"data: " + b"x" * 4096 + b"\n"])
+@pytest.mark.parametrize("line", [b"x" * 4096, b"data: " + b"x" * 4096 + b"\n", b"data\n" * 1024])
 def test_an_endless_event_is_refused(line: bytes) -> None:
     """A server cannot fill the memory with a line, or an event, that never ends."""
     with pytest.raises(EventTooLong):
         decoded(line * (2 * MAX_EVENT_BYTES // len(line)))
+
+
+@pytest.mark.parametrize("line_end", [b"", b"\n"], ids=["a line", "an event"])
+def test_a_long_event_in_small_parts_takes_time_in_proportion(line_end: bytes) -> None:
+    """What was looked at is not looked at again."""
+    part = b"data: " + b"x" * 14 + line_end
+    took = []
+    for parts in (10_000, 40_000):
+        least_s = 60.0
+        for _ in range(3):
+            decoder = EventDecoder()
+            began = time.process_time()
+            for _ in range(parts):
+                decoder.feed(part)
+            least_s = min(least_s, time.process_time() - began)
+        took.append(least_s)
+    assert took[1] < 8 * took[0]

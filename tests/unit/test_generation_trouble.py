@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import random
+import re
 import socket
 import threading
 import time
@@ -69,9 +70,9 @@ NO_RETRY = {"retries": 0}
 WAITS = "(generator_first_token_timeout_s)"
 
 TROUBLES: dict[str, tuple[Reply, str, type[RagstoneError] | None, str]] = {
-    "dies midway": (Reply(parts=TWO, resets=True), "Yes.", GeneratorUnavailable, "broke off"),
-    "dies before the first piece": (Reply(resets=True), "", GeneratorUnavailable, "broke off"),
-    "closes early": (Reply(parts=TWO, breaks_off=True), "Yes.", GeneratorUnavailable, "broke off"),
+    "dies midway": (Reply(parts=TWO, resets=True), "Yes.", GeneratorUnavailable, "in the middle of the answer"),
+    "dies before the first piece": (Reply(resets=True), "", GeneratorUnavailable, "before it answered"),
+    "closes early": (Reply(parts=TWO, breaks_off=True), "Yes.", GeneratorUnavailable, "in the middle of the answer"),
     "ends early": (Reply(parts=TWO), "Yes.", GeneratorUnavailable, "before the answer was finished"),
     "stalls before headers": (Reply(parts=TWO, stalls="headers"), "", GeneratorUnavailable, WAITS),
     "stalls before the first piece": (Reply(parts=TWO, stalls=0), "", GeneratorUnavailable, WAITS),
@@ -367,3 +368,88 @@ def test_a_key_that_is_refused_names_its_setting() -> None:
         server.models = failed(401, "who?")
         with closing(OpenAIGenerator(server.url)) as generator, pytest.raises(InvalidSettings, match="api_key"):
             list(generator.stream(PROMPT, None))
+
+
+SECRET = "sk-SECRET/SECRET"
+LONG_KEY = "sk-" + "SECRET" * 6
+
+
+def _replies_with(secret: str) -> Iterator[Reply]:
+    for said in (secret, "x" * 285 + secret):
+        yield Reply(parts=[event({"error": {"message": said, "code": 500}})])
+        yield Reply(parts=[event({"error": {"detail": said}})])
+        yield Reply(parts=[event({"choices": said})])
+        yield failed(500, said)
+        yield failed(401, said)
+        yield Reply(status=500, parts=[said.encode()])
+        yield Reply(parts=[b"no"], content_type=f"text/{said}")
+    yield Reply(status=500, parts=[event(secret.replace("/", "\\/"))[6:]])
+
+
+@pytest.mark.parametrize(
+    ("userinfo", "key", "secret"),
+    [
+        ("", LONG_KEY, LONG_KEY),
+        ("", SECRET, SECRET),
+        ("user:hunter2@", None, "hunter2"),
+        ("user:hunter2@", None, "dXNlcjpodW50ZXIy"),
+        ("user:hun%2Fter2@", None, "hun/ter2"),
+        ("user:hun%2Fter2@", None, "hun%2Fter2"),
+        ("hunter2@", None, "hunter2"),
+    ],
+)
+def test_no_part_of_a_secret_is_told(userinfo: str, key: str | None, secret: str) -> None:
+    """Wherever a server repeats it, also where the message is cut in the middle of it."""
+    replies = [*_replies_with(secret)]
+    told_of = iter(replies)
+    with model_server(lambda _body: next(told_of)) as server:
+        url = server.url.replace("//", f"//{userinfo}")
+        with closing(OpenAIGenerator(url, model=MODEL, api_key=key, breaker_failures=100)) as generator:
+            for _ in replies:
+                with pytest.raises(RagstoneError) as caught:
+                    list(generator.stream(PROMPT, None))
+                assert secret[:5] not in str(caught.value).replace("\\", "")
+
+
+def test_a_secret_does_not_mask_our_own_words() -> None:
+    """A password of one letter leaves the message readable."""
+    with model_server(failed(500, "boom")) as server:
+        url = server.url.replace("//", "//user:a@")
+        with (
+            closing(OpenAIGenerator(url, model=MODEL, retries=0)) as generator,
+            pytest.raises(GeneratorUnavailable, match=r"^127\.0\.0\.1:\d+ answered 500: boom$"),
+        ):
+            list(generator.stream(PROMPT, None))
+
+
+def _garbage() -> Reply:
+    return Reply(status=20_000, parts=[b"x"])
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (Reply(parts=TWO, breaks_off=True), "closed the connection in the middle of the answer"),
+        (Reply(parts=TWO, resets=True), "closed the connection in the middle of the answer"),
+        (Reply(resets=True), "closed the connection before it answered"),
+        (_garbage(), "does not answer in HTTP"),
+    ],
+)
+def test_what_became_of_a_connection_is_said_in_our_words(reply: Reply, said: str) -> None:
+    """And not in those of the library that met it."""
+    _, error = outcome(reply, **NO_RETRY)
+    assert re.fullmatch(rf"127\.0\.0\.1:\d+ {said}", str(error))
+
+
+def test_both_clients_say_the_same_of_a_server_that_is_not_there() -> None:
+    """The one that asks for the models, and the one that asks for the answer."""
+    with model_server(WHOLE) as server:
+        url = server.url
+    said = set()
+    for model in (None, MODEL):
+        with closing(OpenAIGenerator(url, model=model, retries=0)) as generator:
+            with pytest.raises(GeneratorUnavailable) as caught:
+                list(generator.stream(PROMPT, None))
+            said.add(str(caught.value))
+    where = url.removeprefix("http://").removesuffix("/v1")
+    assert said == {f"cannot connect to {where}: Connection refused; is the model server running?"}

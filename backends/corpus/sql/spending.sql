@@ -51,6 +51,10 @@ DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE day <
 -- Until the end of the transaction: a crash of PostgreSQL may forget what it did in the last half of a second.
 SET LOCAL synchronous_commit = off
 
+-- name: give_up_soon
+-- Until the end of the transaction: what takes longer is given up.
+SET LOCAL statement_timeout = {most_ms}
+
 -- name: count_request
 -- Count a request in each of its budgets; one that is used up gives no row. In the order of the keys, so that two
 -- requests cannot wait for each other.
@@ -66,6 +70,13 @@ ON CONFLICT (day, budget, value) DO UPDATE SET requests = kept.requests + 1
 WHERE (SELECT coalesce(kept.requests < requests_hard, true) AND coalesce(kept.cost_usd < usd_hard, true)
        FROM asked WHERE asked.budget = kept.budget)
 RETURNING budget, value, requests, cost_usd, warned
+
+-- name: give_back
+-- Take a request back from each use that it was counted in, in the order of the keys, and never below none.
+INSERT INTO ragstone.budget_use AS kept (day, budget, value)
+SELECT day, budget, value FROM unnest(%(day)s::date[], %(budget)s::text[], %(value)s::text[]) AS given(day, budget, value)
+ORDER BY budget, value
+ON CONFLICT (day, budget, value) DO UPDATE SET requests = greatest(kept.requests - 1, 0)
 
 -- name: budget_uses
 -- What was used of budgets.

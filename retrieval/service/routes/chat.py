@@ -2,20 +2,21 @@
 
 import time
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import Any
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 
-from retrieval.documents import Answer, AnswerEvent, Event, HitsEvent, TextEvent
+from retrieval.documents import Answer, AnswerEvent, HitsEvent, TextEvent
 from retrieval.generation.driving import AnswerRun
 from retrieval.library import Ragstone
 from retrieval.service.conversation import conversation_of
 from retrieval.service.routes.collections import collection_infos
 from retrieval.service.schemas.answers import annotations_json, citation_json
 from retrieval.service.schemas.chat import ChatBody, ChatResult, ModelList, chat_usage_json
+from retrieval.service.schemas.costs import cost_json
 from retrieval.service.schemas.problems import answers_with
 from retrieval.service.service import Here
 from retrieval.service.streaming import event, stream, streams, unless_gone
@@ -42,8 +43,8 @@ async def complete(request: Request, here: Here, body: ChatBody) -> Response:
     """
     run = await run_sync(_prepared, here.rag, body)
     if body.stream:
-        chunks = _Chunks.of(body)
-        return await stream(run.aevents(), chunks.encoded, chunks.failed, request)
+        chunks = _Chunks(body)
+        return await stream(_spoken(run), chunks.encoded, chunks.failed, request)
     return Json(_completion(body.model, await unless_gone(request, run.aanswer())))
 
 
@@ -59,6 +60,14 @@ def _prepared(rag: Ragstone, body: ChatBody) -> AnswerRun:
     )
 
 
+async def _spoken(run: AnswerRun) -> AsyncGenerator[TextEvent | AnswerEvent, None]:
+    """Yield an answer from its first word on: a failure before that has a status of its own."""
+    async with aclosing(run.aevents()) as events:
+        async for one in events:
+            if not isinstance(one, HitsEvent):
+                yield one
+
+
 @router.get("/models", summary="List the collections as models", response_model=ModelList, responses=answers_with(503))
 def models(here: Here) -> Json:
     """Return the collections as OpenAI's clients ask for models."""
@@ -69,28 +78,25 @@ def models(here: Here) -> Json:
     return Json({"object": "list", "data": found})
 
 
-@dataclass(frozen=True, slots=True)
 class _Chunks:
     """One completion as a stream of chunks."""
 
-    head: dict[str, Any]
-    include_usage: bool
+    def __init__(self, body: ChatBody) -> None:
+        self._head = _head("chat.completion.chunk", body.model)
+        self._include_usage = body.stream_options is not None and body.stream_options.include_usage
+        self._begun = False
 
-    @classmethod
-    def of(cls, body: ChatBody) -> "_Chunks":
-        include_usage = body.stream_options is not None and body.stream_options.include_usage
-        return cls(_head("chat.completion.chunk", body.model), include_usage)
-
-    def encoded(self, one: Event) -> Iterable[bytes]:
+    def encoded(self, one: TextEvent | AnswerEvent) -> Iterable[bytes]:
+        if not self._begun:
+            self._begun = True
+            yield self._chunk({"role": "assistant", "content": ""})
         match one:
-            case HitsEvent():
-                yield self._chunk({"role": "assistant", "content": ""})
             case TextEvent(text=text):
                 yield self._chunk({"content": text})
             case AnswerEvent(answer=answer):
-                yield self._chunk(_cited(answer, self.head["model"]), answer.finish_reason or "stop")
-                if self.include_usage:
-                    yield event(None, {**self.head, "choices": [], "usage": chat_usage_json(answer.usage)})
+                yield self._chunk(_beside(answer, self._head["model"]), answer.finish_reason or "stop")
+                if self._include_usage:
+                    yield event(None, {**self._head, "choices": [], "usage": chat_usage_json(answer.usage)})
                 yield _DONE
 
     def failed(self, problem: dict[str, Any]) -> Iterable[bytes]:
@@ -99,14 +105,14 @@ class _Chunks:
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-        return event(None, {**self.head, "choices": [choice]})
+        return event(None, {**self._head, "choices": [choice]})
 
 
 def _completion(model: str, answer: Answer) -> dict[str, Any]:
     message = {
         "role": "assistant",
         "content": answer.text,
-        **_cited(answer, model),
+        **_beside(answer, model),
     }
     return {
         **_head("chat.completion", model),
@@ -115,10 +121,14 @@ def _completion(model: str, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _cited(answer: Answer, collection: str) -> dict[str, Any]:
+def _beside(answer: Answer, collection: str) -> dict[str, Any]:
+    """What rides along, and is not OpenAI's."""
     return {
         "citations": [citation_json(citation) for citation in answer.citations],
         "annotations": annotations_json(answer.citations, collection),
+        "refused": answer.refused,
+        "cost": cost_json(answer.cost),
+        "warnings": answer.warnings,
     }
 
 

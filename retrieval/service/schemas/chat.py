@@ -1,13 +1,15 @@
 """OpenAI's chat completions, as its clients send and expect them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 from retrieval.documents import Usage
 from retrieval.service.schemas.answers import CITATION_EXAMPLE, CitationResult
 from retrieval.service.schemas.base import Filter, MaxTokens, Result, TopK
+from retrieval.service.schemas.costs import CostResult
 
 _ID = "chatcmpl-3f0c5b1d2a"
 _ANNOTATION_EXAMPLE: JsonDict = {
@@ -34,11 +36,23 @@ class TextPart(_Lenient):
     text: str = Field(description="The text.")
 
 
+def _only_text(content: object, check: ValidatorFunctionWrapHandler) -> object:
+    """One error for all the ways in which content is no text: pydantic has one for each way."""
+    try:
+        return check(content)
+    except ValidationError as error:
+        needed = "text, or parts of the type 'text': only text is understood"
+        raise PydanticCustomError("only_text", "Input should be {needed}", {"needed": needed}) from error
+
+
+_Content = Annotated[str | list[TextPart] | None, WrapValidator(_only_text)]
+
+
 class ChatMessage(_Lenient):
     """A message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"] = Field(description="Who said it.")
-    content: str | list[TextPart] | None = Field(None, description="What was said.")
+    content: _Content = Field(None, description="What was said.")
 
 
 class StreamOptions(_Lenient):
@@ -98,6 +112,9 @@ class ChatAnswer(Result):
     content: str = Field(description="The answer; numbers in brackets are its citations.")
     citations: list[CitationResult] = Field(description="Not OpenAI's: what the numbers point at.")
     annotations: list[Annotation] = Field(description="The same as OpenAI's clients know it.")
+    refused: bool = Field(description="Not OpenAI's: whether nothing relevant was found.")
+    cost: CostResult | None = Field(description="Not OpenAI's: by the operator's prices; null where there are none.")
+    warnings: list[str] = Field(description="Not OpenAI's: budgets that are nearly used up.")
 
 
 class ChatChoice(Result):
@@ -142,6 +159,9 @@ class ChatResult(Result):
                                 "content": "Everyone has 30 days of leave a year. [1]",
                                 "citations": [CITATION_EXAMPLE],
                                 "annotations": [_ANNOTATION_EXAMPLE],
+                                "refused": False,
+                                "cost": None,
+                                "warnings": [],
                             },
                             "finish_reason": "stop",
                         }
