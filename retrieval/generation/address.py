@@ -37,6 +37,16 @@ class ServerAddress:
     def url(self) -> str:
         return str(self._base)
 
+    def blocking_client(self, timeout_s: float = 5.0) -> httpx.Client:
+        """Return a client for small questions, by this address's own rule for proxies and the usual certificates."""
+        return httpx.Client(
+            headers=self.headers,
+            proxy=self.proxy,
+            trust_env=False,
+            verify=httpx.create_ssl_context(),
+            timeout=timeout_s,
+        )
+
     def at(self, endpoint: str) -> str:
         """Return the URL of an endpoint below the base."""
         return str(self._base.copy_with(path=f"{self._base.path.rstrip('/')}/{endpoint}"))

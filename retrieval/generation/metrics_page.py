@@ -24,7 +24,7 @@ class MetricsPage:
         """Connects to nothing."""
         self._address = address
         self._timeout_s = timeout_s
-        self._client = httpx.Client(headers=address.headers, timeout=timeout_s)
+        self._client = address.blocking_client(timeout_s)
         self._paths = PATHS
 
     def read(self) -> str | None:

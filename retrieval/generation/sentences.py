@@ -23,6 +23,9 @@ _WIDE_STOP = r"[\u3002\uff01\uff1f]"
 _BOUNDARY = re.compile(rf"[.!?\u2026]+{_CLOSERS}(?=\s)|{_WIDE_STOP}+{_CLOSERS}")
 _ENDED = re.compile(rf"(?:[.!?\u2026]|{_WIDE_STOP}){_CLOSERS}$")
 _ABBREVIATED = re.compile(r"(?:^|[\s(\[])(?:e\.g|i\.e|cf|vs|resp|approx|ca|al|Dr|Mrs?|Ms|Prof|St|Fig|Sec|Eq|[A-Z])\.$")
+_LONGEST_ABBREVIATION = 12
+"""Characters that `_ABBREVIATED` looks at, at most: searching all of a paragraph for each of its stops takes long."""
+_BETWEEN = re.compile(r"[ \t\r\n>]*")
 _WORD = re.compile(r"\w+")
 _UNSPACED = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af]")
 _CODE_SIGN = re.compile(r"[{}=<>|\\;]")
@@ -122,8 +125,10 @@ def _sentences_of(text: str, start: int, end: int, prose: bool) -> Iterator[Sent
 def _stops(text: str, start: int, end: int) -> Iterator[int]:
     """Yield where a sentence ends between `start` and `end`."""
     for boundary in _BOUNDARY.finditer(text, start, end):
-        following = text[boundary.end() : end].lstrip(" \t\r\n>")[:1]
-        if following and not following.islower() and not _ABBREVIATED.search(text, start, boundary.end()):
+        after = _BETWEEN.match(text, boundary.end(), end)
+        following = text[after.end() : min(after.end() + 1, end)] if after else ""
+        nearest = max(start, boundary.end() - _LONGEST_ABBREVIATION)
+        if following and not following.islower() and not _ABBREVIATED.search(text, nearest, boundary.end()):
             yield boundary.end()
 
 

@@ -68,10 +68,7 @@ class Served:
         self._configured_model = configured_model
         self._connect_timeout_s = connect_timeout_s
         self._clock = clock
-        # One rule for proxies, the address's; the same certificates as everywhere.
-        self._client = httpx.Client(
-            headers=address.headers, proxy=address.proxy, trust_env=False, verify=httpx.create_ssl_context()
-        )
+        self._client = address.blocking_client()
         self._asking = threading.Lock()
         self._models: list[_Model] | None = None
         self._told_window: int | None = None
