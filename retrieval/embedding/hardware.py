@@ -1,7 +1,8 @@
 """Which device runs the model, with how many threads, in which arithmetic."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from backends.errors import InvalidSettings
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+SHORT_PASS_TOKENS = 64
 BF16_DOT_PRODUCTS = ("avx512_bf16", "amx_bf16")
 
 
@@ -52,6 +54,24 @@ def available_cores() -> int:
 def limit_threads() -> None:
     """Keep torch from starting more threads than there are cores to run them: they would spin against each other."""
     torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
+
+
+@contextmanager
+def threads_for(tokens: int, device: str) -> Iterator[None]:
+    """Run a pass of so many tokens in one thread where it is short, else in all of torch's.
+
+    Two threads save a short pass half a millisecond on an idle machine. Where anything else wants a core, a model
+    server or PostgreSQL, they wait for each other: a pass of 2 ms was seen to take 25.
+    """
+    threads = torch.get_num_threads()
+    if device != "cpu" or tokens > SHORT_PASS_TOKENS or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _quota_cores(path: Path) -> int | None:

@@ -17,7 +17,7 @@ from retrieval.embedding.base import Embedder, EmbedderStamp, Embeddings, Kind, 
 from retrieval.embedding.bert import BertShape, PackedBert
 from retrieval.embedding.environment import prepare_environment
 from retrieval.embedding.folder import FIELD, TOKENIZER, WEIGHTS, ModelFolder
-from retrieval.embedding.hardware import choose_device, fast_dtype, limit_threads, numerics
+from retrieval.embedding.hardware import choose_device, fast_dtype, limit_threads, numerics, threads_for
 from retrieval.embedding.tokenizing import TextTokenizer
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
@@ -100,6 +100,7 @@ class BertEmbedder(_LocalEmbedder):
 
     def __init__(self, model: str, folder: ModelFolder, device: str, dtype: torch.dtype) -> None:
         assert folder.pooling is not None
+        self._device = device
         self.max_tokens = folder.max_tokens
         self._tokenizer = TextTokenizer((folder.path / TOKENIZER).read_text("utf-8"), folder.max_tokens)
         weights = {name.removeprefix("bert."): weight for name, weight in load_file(folder.path / WEIGHTS).items()}
@@ -118,7 +119,8 @@ class BertEmbedder(_LocalEmbedder):
         return bool(cosines.min() >= LEAST_AGREEMENT)
 
     def _encode(self, prepared: Sequence[Prepared]) -> Embeddings:
-        return self._bert.run([text.token_ids for text in prepared])
+        with threads_for(sum(text.tokens for text in prepared), self._device):
+            return self._bert.run([text.token_ids for text in prepared])
 
 
 class SentenceTransformersEmbedder(_LocalEmbedder):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from backends.errors import InvalidSettings
 from retrieval.embedding.bert import PackedBert
 from retrieval.embedding.folder import ModelFolder
-from retrieval.embedding.hardware import available_cores
+from retrieval.embedding.hardware import SHORT_PASS_TOKENS, available_cores, threads_for
 from retrieval.embedding.local import (
     DEFAULT_MODEL,
     LEAST_AGREEMENT,
@@ -159,11 +159,22 @@ def test_the_thread_that_opens_a_model_does_not_compute():
         "import os, time; from retrieval.embedding.local import open_local;"
         "embedder = open_local('all-MiniLM-L6-v2', 'cpu'); time.sleep(0.3);"
         "count = lambda: len(os.listdir('/proc/self/task')); before = count();"
-        "embedder.embed(['a text'] * 8, 'query'); print(count() - before)"
+        "embedder.embed(['a text'] * 64, 'query'); print(count() - before)"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
     started = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT, env=environment)
     assert int(started) == min(2, available_cores()) - 1
+
+
+def test_a_short_pass_runs_in_one_thread_and_gives_the_others_back(exact):
+    """Two threads would wait for each other wherever anything else wants a core; the caller's setting stays."""
+    before = torch.get_num_threads()
+    with threads_for(SHORT_PASS_TOKENS, "cpu"):
+        assert torch.get_num_threads() == 1
+    with threads_for(SHORT_PASS_TOKENS + 1, "cpu"):
+        assert torch.get_num_threads() == before
+    exact.embed(["a text"], "query")
+    assert torch.get_num_threads() == before
 
 
 @pytest.fixture
