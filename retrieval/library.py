@@ -175,11 +175,15 @@ class Ragstone:
 
     def collection(self, name: str) -> Collection:
         """Open a collection; raises CollectionNotFound."""
-        kept = self._collections.get(name)
-        if kept is not None and time.monotonic() - kept[0] < COLLECTION_TTL_S:
-            return kept[1]
+        if (known := self.known_collection(name)) is not None:
+            return known
         check_name(name)
         return self._remember(corpus_collections.find_collection(self.database, name))
+
+    def known_collection(self, name: str) -> Collection | None:
+        """Return a collection that was opened within the last second, without asking anybody; else None."""
+        opened_s, collection = self._collections.get(name, (float("-inf"), None))
+        return collection if time.monotonic() - opened_s < COLLECTION_TTL_S else None
 
     def collections(self) -> list[str]:
         """Return the names of all collections, in bytewise order."""

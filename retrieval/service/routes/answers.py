@@ -7,8 +7,6 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 
 from retrieval.documents import AnswerEvent, Event, HitsEvent, TextEvent
-from retrieval.generation.driving import AnswerRun
-from retrieval.library import Ragstone
 from retrieval.service.schemas.answers import ANSWER_EXAMPLE, AnswerResult, GenerateBody, answer_json
 from retrieval.service.schemas.base import NameInPath
 from retrieval.service.schemas.problems import answers_with
@@ -47,15 +45,13 @@ async def generate(request: Request, here: Here, name: NameInPath, body: Generat
     (`{"text": "..."}`), at the end `answer` with the whole answer. Where something fails midway, the last event is
     `problem`, with a problem document.
     """
-    run = await run_sync(_prepared, here.rag, name, body)
+    collection = here.rag.known_collection(name)
+    if collection is None:
+        collection = await run_sync(here.rag.collection, name)
+    run = collection.prepare_answer(body.query, body.top_k, body.filter, body.max_tokens, streamed=body.stream)
     if body.stream:
         return await stream(run.aevents(), _encoded, _failed, request)
     return Json(answer_json(await unless_gone(request, run.aanswer())))
-
-
-def _prepared(rag: Ragstone, name: str, body: GenerateBody) -> AnswerRun:
-    collection = rag.collection(name)
-    return collection.prepare_answer(body.query, body.top_k, body.filter, body.max_tokens, streamed=body.stream)
 
 
 def _encoded(one: Event) -> Iterable[bytes]:

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Request, Response
 
 from retrieval.documents import Answer, AnswerEvent, HitsEvent, TextEvent
 from retrieval.generation.driving import AnswerRun
-from retrieval.library import Ragstone
 from retrieval.service.conversation import conversation_of
 from retrieval.service.routes.collections import collection_infos
 from retrieval.service.schemas.answers import annotations_json, citation_json
@@ -41,23 +40,16 @@ async def complete(request: Request, here: Here, body: ChatBody) -> Response:
     the conversation that it stands in. Fields such as `temperature` have no effect. `citations` and `annotations`
     ride along in the message, or in the last chunk's `delta`.
     """
-    run = await run_sync(_prepared, here.rag, body)
+    question, history = conversation_of(body.messages)
+    max_tokens, streamed = body.max_completion_tokens or body.max_tokens, bool(body.stream)
+    collection = here.rag.known_collection(body.model)
+    if collection is None:
+        collection = await run_sync(here.rag.collection, body.model)
+    run = collection.prepare_answer(question, body.top_k, body.filter, max_tokens, history, streamed=streamed)
     if body.stream:
         chunks = _Chunks(body)
         return await stream(_spoken(run), chunks.encoded, chunks.failed, request)
     return Json(_completion(body.model, await unless_gone(request, run.aanswer())))
-
-
-def _prepared(rag: Ragstone, body: ChatBody) -> AnswerRun:
-    question, history = conversation_of(body.messages)
-    return rag.collection(body.model).prepare_answer(
-        question,
-        body.top_k,
-        body.filter,
-        body.max_completion_tokens or body.max_tokens,
-        history,
-        streamed=bool(body.stream),
-    )
 
 
 async def _spoken(run: AnswerRun) -> AsyncGenerator[TextEvent | AnswerEvent, None]:
