@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_URL ?= $(RAGSTONE_VLLM_URL)
 
-.PHONY: install demo test test-vllm check format bench clean
+.PHONY: install demo test test-vllm check format bench bench-full bench-peers clean
 
 install: $(STAMP)
 
@@ -34,11 +34,13 @@ format: install
 	$(BIN)/ruff format .
 
 bench: install
-	$(BIN)/python -m benchmarks.corpus --rows 10000 --rounds 2
-	$(BIN)/python -m benchmarks.batcher
-	$(BIN)/python -m benchmarks.faiss_search --rows 30000 --rounds 1
-	$(BIN)/python -m benchmarks.backup --rows 20000 --rounds 1
-	$(BIN)/python -m benchmarks.moving --rows 5000 --rounds 1 --route faiss,pgvector
+	$(BIN)/python -m benchmarks.bench
+
+bench-full: install
+	$(BIN)/python -m benchmarks.bench --size full
+
+bench-peers: install
+	$(BIN)/python -m benchmarks.peers.environments
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

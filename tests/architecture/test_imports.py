@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ["backends", "retrieval", "ops", "benchmarks"]
 DRIVERS = {  # a driver, and the only places that may import it
     "fastapi": ["retrieval/service"],
-    "starlette": ["retrieval/service"],
-    "uvicorn": ["ops"],
+    "starlette": ["retrieval/service", "benchmarks/http"],
+    "uvicorn": ["ops", "benchmarks/http"],
     "typer": ["ops"],
     "psycopg": ["backends", "benchmarks"],
     "psycopg_pool": ["backends"],

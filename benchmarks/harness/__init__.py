@@ -1,0 +1,1 @@
+"""The harness: data sets, exact truth, workers in turn, results, and the report."""

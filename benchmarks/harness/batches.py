@@ -1,0 +1,44 @@
+"""Batches of 32 queries on FAISS: alone, through our adapter, with texts, and through the library."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.harness.datasets import DataSet
+from benchmarks.harness.plan import DEFAULT_EFFORT, Bench
+from benchmarks.harness.results import figure_of
+from benchmarks.harness.rounds import Measured, interleaved, spread
+from benchmarks.harness.truth import truth_of
+from benchmarks.harness.workers import WorkerProcess
+
+Json = dict[str, Any]
+BATCH = 32
+BATCHES_IN_TURN = 2
+PEERS = ("plain_faiss", "faiss_adapter", "faiss_texts", "ragstone_faiss")
+SHARES = {
+    "faiss.adapter_share": ("faiss_adapter", "plain_faiss"),
+    "faiss.library_share": ("ragstone_faiss", "faiss_texts"),
+}
+
+
+def batches(bench: Bench, data: DataSet, workers: dict[str, WorkerProcess]) -> Iterator[Json]:
+    """A peer without batches of its own is asked in a loop, and so is our library."""
+    measured = interleaved(
+        {name: worker for name, worker in workers.items() if name in PEERS},
+        range(len(data.queries) // BATCH * BATCH),
+        bench.sizes.rounds,
+        lambda worker, block: worker.search_many(block, BATCH, DEFAULT_EFFORT),
+        bench.failures,
+        BATCH * BATCHES_IN_TURN,
+    )
+    truth = truth_of(data)
+    for name, one in measured.items():
+        about = {"where": data.where, "peer": name, "batch": BATCH, "effort": DEFAULT_EFFORT}
+        yield {"what": "batches"} | about | one.described(BATCH) | one.judged(data, truth)
+    for figure, (ours, theirs) in SHARES.items():
+        if ours in measured and theirs in measured:
+            yield figure_of(figure, _share(measured[ours], measured[theirs]), data.where)
+
+
+def _share(ours: Measured, theirs: Measured) -> Json:
+    """How fast we are as a share of how fast they are, at the median batch, round by round."""
+    return spread([b / a for a, b in zip(ours.p50s(), theirs.p50s(), strict=True)])
