@@ -37,6 +37,7 @@ M = 16
 EF_CONSTRUCTION = 64
 MAX_EF_SEARCH = 1_000
 MAX_SCAN_TUPLES = 20_000
+"""Tuples that one search may visit; it never proposes as many."""
 STATE_TTL_S = 2.0
 IDS_PER_BATCH = 50_000
 
@@ -167,7 +168,7 @@ class PgvectorIndex(VectorIndex):
         ids, scores = [], []
         text = query("search", "nearest_ids", self._collection.id, operator=OPERATOR[self.spec.metric])
         for embedding in queries:
-            settings = self._settings(candidates, effort)
+            settings = self.settings(candidates, effort)
             with tables_of(self._collection.name), self._database.connection(settings) as connection:
                 values = {"query": parameter(embedding, self._collection), "candidates": candidates}
                 rows = connection.execute(text, values, binary=True).fetchall()
@@ -178,10 +179,18 @@ class PgvectorIndex(VectorIndex):
         return Candidates(ids=ids, scores=scores, applied=applied)
 
     def nearest(
-        self, embedding: Embeddings, top_k: int, filter: Filter | None, effort: int | None = None
+        self,
+        embedding: Embeddings,
+        top_k: int,
+        filter: Filter | None,
+        effort: int | None = None,
+        proposals: int = MAX_SCAN_TUPLES,
     ) -> list[FoundChunk]:
-        """Search and join in one statement: one prepared query, float32 [d]; fewer than top_k where the scan ends."""
-        settings = self._settings(top_k, effort)
+        """Search and join in one statement: one prepared query, float32 [d].
+
+        Fewer than top_k where the scan ends, or none of `proposals` chunks, nearest first, matches any more.
+        """
+        settings = self.settings(top_k, effort)
         if filter is None:
             return run(self._database, self._collection, "nearest", embedding, settings, top_k=top_k)
         return run(
@@ -192,7 +201,13 @@ class PgvectorIndex(VectorIndex):
             settings,
             top_k=top_k,
             filter=filter.jsonpath(),
+            proposals=proposals,
         )
+
+    def settings(self, top_k: int, effort: int | None) -> dict[str, str]:
+        """Return what a session that searches is set to."""
+        ef_search = min(max(effort or self._ef_search, top_k), MAX_EF_SEARCH)
+        return {**_ONLY_HNSW, "hnsw.ef_search": str(ef_search), "statement_timeout": str(self._budget_ms)}
 
     def ids(self) -> Iterator[Ids]:
         with (
@@ -234,10 +249,6 @@ class PgvectorIndex(VectorIndex):
     @property
     def _gin_name(self) -> str:
         return f"chunk_{self._collection.id}_metadata"
-
-    def _settings(self, top_k: int, effort: int | None) -> dict[str, str]:
-        ef_search = min(max(effort or self._ef_search, top_k), MAX_EF_SEARCH)
-        return {**_ONLY_HNSW, "hnsw.ef_search": str(ef_search), "statement_timeout": str(self._budget_ms)}
 
     def _sql(self, name: str) -> str:
         return query(

@@ -6,42 +6,48 @@
 3. Where a filter left too few, the search widens; where the filter matches little enough, it is answered exactly.
 """
 
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any
 
 from backends.attached import AttachedIndex
 from backends.corpus.collections import CollectionState, find_collection
 from backends.corpus.database import Database
 from backends.corpus.following import forgotten_up_to
-from backends.corpus.search import FoundChunk, count_matching, join_candidates, matching_ids, run
+from backends.corpus.search import (
+    FoundChunk,
+    compare_selected,
+    count_matching,
+    join_candidates,
+    matching_ids,
+    run,
+)
 from backends.efforts import band_of, effort_of
 from backends.errors import IndexUnavailable
 from backends.filters import Filter
-from backends.pgvector import PgvectorIndex
-from backends.types import Embeddings, Ids
+from backends.pgvector import MAX_SCAN_TUPLES, PgvectorIndex
+from backends.selections import UNKNOWN, Matching, Selections
+from backends.types import Embeddings
 
 OVERSAMPLING = 4
 MIN_CANDIDATES = 40
 WIDENING = 8
 MAX_CANDIDATES = 10_000
 EXACT_BELOW = 2_000
-"""Matching chunks up to which comparing all of them is about as quick as the approximate search."""
+"""Matching chunks up to which comparing all of them is about as quick as asking an index beside the corpus."""
+COMPARED_PER_PROPOSAL = 12
+"""How many embeddings are compared while HNSW proposes one chunk and its metadata is looked at (784 dimensions)."""
 SELECT_BELOW = 50_000
-"""Matching chunks up to which an index that can be told so proposes no others."""
+"""Matching chunks up to which their ids are remembered, and an index that can be told so proposes no others."""
 MATCHING_BUDGET_MS = 50
 COUNT_TTL_S = 30.0
+IDS_TTL_S = 600.0
+"""What was written since the ids were read, few chunks or none, is looked through in each search that uses them."""
 SELECTION_TTL_S = 2.0
-"""Short: what was written since the ids were read is part of the tail."""
-FILTERS_KEPT = 1_024
-SELECTIONS_KEPT = 64
+"""Short, for an index that is given the ids: what was written since they were read is part of the tail."""
 CATCH_UPS = 3
 EXACT_FALLBACK_CHUNKS = 100_000
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,22 +63,6 @@ class Found:
     exact: bool
     effort: int | None = None
     index_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Matching:
-    """How many chunks match a filter, or which, as of a number of the change sequence; None where that is too many."""
-
-    count: int | None
-    ids: Ids | None = None
-    sequence: int = 0
-
-    @property
-    def is_little(self) -> bool:
-        return self.count is not None and self.count < EXACT_BELOW
-
-
-_UNFILTERED = _Matching(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +95,9 @@ class Searcher:
         self._exact_fallback_chunks = exact_fallback_chunks
         self._tuned = collection.efforts.get(self._index.name, {})
         selects = self._index.capabilities.selects_ids
-        self._matching = _Remembered[_Matching](
-            SELECTION_TTL_S if selects else COUNT_TTL_S, SELECTIONS_KEPT if selects else FILTERS_KEPT
+        self._reads_ids = selects or isinstance(self._index, PgvectorIndex)
+        self._selections = (
+            Selections(SELECTION_TTL_S, SELECTION_TTL_S) if selects else Selections(COUNT_TTL_S, IDS_TTL_S)
         )
 
     def search(
@@ -125,18 +116,19 @@ class Searcher:
         """
         if exact or self._answers_exactly():
             return self._exact(embedding, top_k, filter)
-        matching = _UNFILTERED if filter is None else self._matching.get(filter, lambda: self._matches(filter))
-        if matching.is_little:
-            return self._exact(embedding, top_k, filter)
+        matching = UNKNOWN if filter is None else self._selections.get(filter, partial(self._matches, filter))
+        if self._is_quicker_compared(matching, top_k):
+            return self._exact(embedding, top_k, filter, matching)
         asked = _Question(embedding, top_k, filter, self._effort(effort, filter, matching))
         try:
             chunks = self._approximate(asked, matching)
         except IndexUnavailable:
             self._require_small()
             return self._exact(embedding, top_k, filter)
+        matching.attempts.note(reached=len(chunks) >= top_k)
         if len(chunks) < top_k:
             # Short because nothing more matches, or because the index did not reach it: only the corpus knows.
-            return self._exact(embedding, top_k, filter)
+            return self._exact(embedding, top_k, filter, matching)
         return Found(
             chunks=chunks,
             backend=self._index.name,
@@ -145,35 +137,84 @@ class Searcher:
             index_s=sum(asked.index_s),
         )
 
-    def _effort(self, asked: int | None, filter: Filter | None, matching: _Matching) -> int | None:
+    def _effort(self, asked: int | None, filter: Filter | None, matching: Matching) -> int | None:
         """The effort asked for, or what was tuned for so selective a filter, counted as far as it was counted."""
         if asked is not None or not self._tuned:
             return asked
         if filter is None:
             return effort_of(self._tuned, "all")
         known = matching.count is not None
-        return effort_of(self._tuned, band_of(matching.count, self._collection.chunks) if known else None)
+        chunks = matching.chunks or self._collection.chunks
+        return effort_of(self._tuned, band_of(matching.count, chunks) if known else None)
 
     def _answers_exactly(self) -> bool:
         return isinstance(self._index, PgvectorIndex) and not self._index.ready
 
-    def _exact(self, embedding: Embeddings, top_k: int, filter: Filter | None) -> Found:
-        chunks = self._compared(embedding, top_k + 1, filter)
+    def _is_quicker_compared(self, matching: Matching, top_k: int) -> bool:
+        """Whether comparing all that match takes less than asking the index, as far as is known.
+
+        HNSW proposes chunks / count of its chunks for each that matches, if the filter has nothing to do with the
+        query, so that both are even where count = COMPARED_PER_PROPOSAL x top_k x chunks / count.
+        """
+        if not isinstance(self._index, PgvectorIndex):
+            return matching.count is not None and matching.count < EXACT_BELOW
+        if matching.ids is None:
+            return False
+        even = COMPARED_PER_PROPOSAL * top_k * matching.chunks
+        return len(matching.ids) ** 2 < even or not matching.attempts.pays()
+
+    def _exact(self, embedding: Embeddings, top_k: int, filter: Filter | None, matching: Matching = UNKNOWN) -> Found:
+        chunks = self._compared(embedding, top_k + 1, filter, matching)
         if len(chunks) > top_k and chunks[top_k].score == chunks[top_k - 1].score:
-            chunks = self._compared(embedding, top_k, filter, ties=True)
+            chunks = self._compared(embedding, top_k, filter, matching, ties=True)
         return Found(chunks=chunks[:top_k], backend=self._index.name, exact=True)
 
     def _compared(
-        self, embedding: Embeddings, top_k: int, filter: Filter | None, ties: bool = False
+        self, embedding: Embeddings, top_k: int, filter: Filter | None, matching: Matching, ties: bool = False
     ) -> list[FoundChunk]:
+        """Compare all that match: the ids that are known, or else every chunk is asked whether it does."""
+        if filter is not None and matching.ids is not None:
+            chunks = self._selected(embedding, top_k, filter, matching, ties)
+            if chunks is not None:
+                return chunks
         name = "exact" if filter is None else "exact_filtered"
         values: dict[str, Any] = {} if filter is None else {"filter": filter.jsonpath()}
         settings = self._exact_settings
         return run(self._database, self._collection, name, embedding, settings, ties=ties, top_k=top_k, **values)
 
-    def _approximate(self, asked: _Question, matching: _Matching) -> list[FoundChunk]:
+    def _selected(
+        self, embedding: Embeddings, top_k: int, filter: Filter, matching: Matching, ties: bool
+    ) -> list[FoundChunk] | None:
+        """Compare the ids that are known, and what came later; where that is much they are read anew."""
+        for _ in range(CATCH_UPS):
+            if matching.ids is None:
+                return None
+            chunks = compare_selected(
+                self._database,
+                self._collection,
+                embedding,
+                self._selected_settings(),
+                top_k=top_k,
+                ids=matching.ids,
+                applied=matching.sequence,
+                filter=filter,
+                ties=ties,
+            )
+            if chunks is not None:
+                return chunks
+            matching = self._selections.renew(filter, partial(self._matches, filter))
+        return None
+
+    def _selected_settings(self) -> dict[str, str]:
+        """Those of the approximate search where they do: changing them costs a round trip."""
         if isinstance(self._index, PgvectorIndex):
-            return self._index.nearest(asked.embedding, asked.top_k, asked.filter, asked.effort)
+            return self._index.settings(1, None)
+        return self._exact_settings
+
+    def _approximate(self, asked: _Question, matching: Matching) -> list[FoundChunk]:
+        if isinstance(self._index, PgvectorIndex):
+            proposals = matching.proposals(asked.top_k, MAX_SCAN_TUPLES)
+            return self._index.nearest(asked.embedding, asked.top_k, asked.filter, asked.effort, proposals)
         wanted = max(asked.top_k * OVERSAMPLING, MIN_CANDIDATES)
         while True:
             chunks, proposed = self._proposed(asked, matching, wanted)
@@ -182,7 +223,7 @@ class Searcher:
                 return chunks
             wanted = min(wanted * WIDENING, MAX_CANDIDATES)
 
-    def _proposed(self, asked: _Question, matching: _Matching, wanted: int) -> tuple[list[FoundChunk], int]:
+    def _proposed(self, asked: _Question, matching: Matching, wanted: int) -> tuple[list[FoundChunk], int]:
         """Return what the index proposes, joined with the whole tail, and how many chunks it proposed."""
         for _ in range(CATCH_UPS):
             queries = asked.embedding[None, :]
@@ -205,21 +246,29 @@ class Searcher:
             if horizon <= applied:
                 return chunks, len(proposed.ids[0])
             if horizon <= proposed.applied:  # the ids that match were read too long ago
-                matching = _UNFILTERED if asked.filter is None else self._matches(asked.filter)
+                matching = UNKNOWN if asked.filter is None else self._matches(asked.filter)
             else:  # the tail that the index lacked is not remembered any more
                 self._attached.catch_up()
         raise IndexUnavailable(
             f"the {self._index.name} index of {self._collection.name!r} cannot keep up with the writes; try again"
         )
 
-    def _matches(self, filter: Filter) -> _Matching:
-        if not self._index.capabilities.selects_ids:
+    def _matches(self, filter: Filter, again: bool = True) -> Matching:
+        """Look which chunks match, or how many where that is all that is of use, within a small budget.
+
+        For one search with a filter that matches much it does not pay to read which chunks do.
+        """
+        if not self._reads_ids:
             count = count_matching(self._database, self._collection, filter, EXACT_BELOW, MATCHING_BUDGET_MS)
-            return _Matching(count)
-        found = matching_ids(self._database, self._collection, filter, SELECT_BELOW, MATCHING_BUDGET_MS)
-        if found is None or len(found[0]) >= SELECT_BELOW:
-            return _UNFILTERED
-        return _Matching(len(found[0]), *found)
+            return Matching(count)
+        limit = SELECT_BELOW if again or self._index.capabilities.selects_ids else EXACT_BELOW
+        found = matching_ids(self._database, self._collection, filter, limit, MATCHING_BUDGET_MS)
+        if found is None:
+            return Matching()
+        ids, sequence, chunks = found
+        if len(ids) >= limit:
+            return Matching(len(ids), chunks, is_cut=limit < SELECT_BELOW)
+        return Matching(len(ids), chunks, ids, sequence)
 
     def _require_small(self) -> None:
         chunks = find_collection(self._database, self._collection.name).chunks
@@ -230,27 +279,3 @@ class Searcher:
                 f"the {self._index.name} index of {self._collection.name!r} is away{since}, and {chunks} chunks are "
                 f"more than exact_fallback_chunks ({self._exact_fallback_chunks}): try again when it is back"
             )
-
-
-class _Remembered(Generic[T]):
-    """What is known of filters, for a while: it steers a search and never changes its hits."""
-
-    def __init__(self, ttl_s: float, kept: int) -> None:
-        self._ttl_s = ttl_s
-        self._most = kept
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Filter, tuple[float, T]] = OrderedDict()
-
-    def get(self, filter: Filter, find: Callable[[], T]) -> T:
-        now = time.monotonic()
-        with self._lock:
-            kept = self._kept.get(filter)
-        if kept is not None and now - kept[0] < self._ttl_s:
-            return kept[1]
-        found = find()
-        with self._lock:
-            self._kept[filter] = now, found
-            self._kept.move_to_end(filter)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        return found

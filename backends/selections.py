@@ -48,14 +48,15 @@ class Attempts:
 class Matching:
     """What is known of the chunks that match a filter, as of number `sequence` of the collection's changes.
 
-    `count` is how many of the collection's `chunks` match, None where that was not counted; at the limit of the
-    counting it means "or more". `ids`, int64 [count] ascending, are there where few enough match.
+    `count` is how many of the collection's `chunks` match, "or more" where `is_cut`, None where that was not counted.
+    `ids`, int64 [count] ascending, are there where few enough match.
     """
 
     count: int | None = None
     chunks: int = 0
     ids: Ids | None = None
     sequence: int = 0
+    is_cut: bool = False
     attempts: Attempts = field(default_factory=Attempts, compare=False)
 
     def proposals(self, top_k: int, most: int) -> int:
@@ -87,14 +88,18 @@ class Selections:
         self._kept: OrderedDict[Filter, tuple[float, Matching]] = OrderedDict()
         self._ids = 0
 
-    def get(self, filter: Filter, find: Callable[[], Matching]) -> Matching:
-        """Return what is remembered of a filter, or what `find` says of it now."""
+    def get(self, filter: Filter, find: Callable[[bool], Matching]) -> Matching:
+        """Return what is remembered of a filter, or what `find(False)` says of it now.
+
+        A filter that comes again before that is old is worth a longer look where the first was cut: `find(True)`.
+        """
         with self._lock:
             kept = self._kept.get(filter)
-            if kept is not None and self._is_good(*kept):
+            is_known = kept is not None and self._is_good(*kept)
+            if kept is not None and is_known and not kept[1].is_cut:
                 self._kept.move_to_end(filter)
                 return kept[1]
-        return self.renew(filter, find)
+        return self.renew(filter, lambda: find(is_known))
 
     def renew(self, filter: Filter, find: Callable[[], Matching]) -> Matching:
         """Remember what `find` says now."""

@@ -1,10 +1,13 @@
 """Search and load through the library, beside raw psycopg on the same tables, rounds interleaved in one run.
 
-    python -m benchmarks.corpus [--data URL_OR_FOLDER] [--npz mnist-784.npz] [--rows 30000] [--out results.jsonl]
+    python -m benchmarks.corpus [--data URL_OR_FOLDER] [--npz mnist-784.npz] [--rows 30000] [--rounds 3]
+        [--only search,filtered,load] [--out results.jsonl]
 
 Search: one query at a time, `top_k` 10 with text and metadata, HNSW m 16, ef_construction 64, ef_search 40. Raw is
-one prepared statement with binary parameters and results on one connection. Load: `upsert_embeddings` of new ids,
-beside binary COPY of blocks that were encoded before the clock started, into tables with the same indexes.
+one prepared statement with binary parameters and results on one connection, planned as PostgreSQL likes; raw_kept is
+the same with its plan kept (force_generic_plan). Filtered: see `benchmarks.corpus_filtered`. Load:
+`upsert_embeddings` of new ids, beside binary COPY of blocks that were encoded before the clock started, into tables
+with the same indexes.
 """
 
 import argparse
@@ -12,7 +15,6 @@ import json
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,30 +24,30 @@ from typing import Any
 import numpy as np
 import psycopg
 from pgvector import HalfVector
-from pgvector.psycopg import register_vector
 
 import retrieval
 from backends.corpus.encoding import HEADER, TRAILER, ChunkRows, encode_chunks, encode_embeddings
 from backends.corpus.queries import query
-from backends.corpus.search import COLUMNS, OPERATOR
 from backends.types import Embeddings, IndexSpec
 from backends.vectors import prepare
+from benchmarks.corpus_filtered import filtered
+from benchmarks.raw import EF_SEARCH, TOP_K, fresh, interleaved, query_text, raw_connection, timed
 from retrieval.collection import Collection
 from retrieval.config import load
 from retrieval.library import Ragstone
 
-TOP_K = 10
-EF_SEARCH = 40
 BLOCK_ROWS = 1_024
-BLOCK_QUERIES = 50
 
 
 def main() -> None:
     arguments = _arguments()
     train, queries = _vectors(arguments.npz, arguments.rows)
     settings = load(embedding_model="hashing", ef_search=EF_SEARCH)
+    parts: dict[str, Callable[[Ragstone, Embeddings, Embeddings, int], list[dict[str, Any]]]]
+    parts = {"search": _search, "filtered": filtered, "load": _loads}
     with _folder(arguments.data) as data, retrieval.open(data, settings=settings) as rag:
-        results = [_search(rag, train, queries, arguments.rounds), *_loads(rag, train, arguments.rounds)]
+        chosen = [parts[name] for name in arguments.only.split(",")]
+        results = [result for part in chosen for result in part(rag, train, queries, arguments.rounds)]
     described = {"cpu": _cpu(), "python": platform.python_version(), "rows": len(train), "dimension": train.shape[1]}
     for result in results:
         print(json.dumps(result))
@@ -54,42 +56,47 @@ def main() -> None:
             file.writelines(json.dumps({**described, **result}) + "\n" for result in results)
 
 
-def _search(rag: Ragstone, train: Embeddings, queries: Embeddings, rounds: int) -> dict[str, Any]:
+def _search(rag: Ragstone, train: Embeddings, queries: Embeddings, rounds: int) -> list[dict[str, Any]]:
     """One search at a time through the library and raw, in turn."""
-    collection = _fresh(rag, "search", train.shape[1])
+    collection = fresh(rag, "search", train.shape[1])
     _upsert(collection, train, 0)
     collection.wait_until_indexed()
     table_id = collection._state.id  # the same table, raw
-    with _raw_connection(rag) as raw:
+    with raw_connection(rag) as raw, raw_connection(rag, "plan_cache_mode = force_generic_plan") as kept:
         statement = _raw_statement(table_id)
         prepared = prepare(queries, IndexSpec(dimension=train.shape[1], metric="l2"))
 
         def ours(position: int) -> list[str]:
             return [hit.id for hit in collection.search(queries[position], TOP_K)]
 
-        def theirs(position: int) -> list[str]:
+        def theirs(connection: psycopg.Connection[Any], position: int) -> list[str]:
             values = {"query": HalfVector(prepared[position]), "top_k": TOP_K}
-            return [row[0] for row in raw.execute(statement, values, binary=True).fetchall()]
+            return [row[0] for row in connection.execute(statement, values, binary=True).fetchall()]
 
-        agree = statistics.mean(float(set(ours(i)) == set(theirs(i))) for i in range(100))
-        times = _interleaved({"ragstone": ours, "raw": theirs}, len(queries), rounds)
+        agree = statistics.mean(float(set(ours(i)) == set(theirs(raw, i))) for i in range(100))
+        calls = {"ragstone": ours, "raw": partial(theirs, raw), "raw_kept": partial(theirs, kept)}
+        times = interleaved(calls, len(queries), rounds)
     p50 = {name: statistics.median(values) for name, values in times.items()}
-    return {
-        "what": "search",
-        "p50_ms": {name: round(value * 1e3, 3) for name, value in p50.items()},
-        "p99_ms": {name: round(float(np.percentile(values, 99)) * 1e3, 3) for name, values in times.items()},
-        "ratio_p50": round(p50["ragstone"] / p50["raw"], 3),
-        "same_hits": agree,
-    }
+    return [
+        {
+            "what": "search",
+            "p50_ms": {name: round(value * 1e3, 3) for name, value in p50.items()},
+            "p99_ms": {name: round(float(np.percentile(values, 99)) * 1e3, 3) for name, values in times.items()},
+            "ratio_p50": round(p50["ragstone"] / p50["raw"], 3),
+            "ratio_p50_kept": round(p50["ragstone"] / p50["raw_kept"], 3),
+            "same_hits": agree,
+        }
+    ]
 
 
-def _loads(rag: Ragstone, train: Embeddings, rounds: int) -> list[dict[str, Any]]:
+def _loads(rag: Ragstone, train: Embeddings, queries: Embeddings, rounds: int) -> list[dict[str, Any]]:
     """New ids into tables without HNSW, through the library and by pre-encoded binary COPY, in turn."""
+    del queries
     rates: dict[str, list[float]] = {"ragstone": [], "copy": [], "replace": []}
     for _ in range(rounds):
-        collection = _fresh(rag, "load", train.shape[1])
-        rates["ragstone"].append(len(train) / _timed(lambda made=collection: _upsert(made, train, 0)))
-        rates["replace"].append(len(train) / _timed(lambda made=collection: _upsert(made, train, 0)))
+        collection = fresh(rag, "load", train.shape[1])
+        rates["ragstone"].append(len(train) / timed(lambda made=collection: _upsert(made, train, 0)))
+        rates["replace"].append(len(train) / timed(lambda made=collection: _upsert(made, train, 0)))
         rates["copy"].append(len(train) / _copy(rag, train))
     middle = {name: statistics.median(values) for name, values in rates.items()}
     return [
@@ -104,7 +111,7 @@ def _loads(rag: Ragstone, train: Embeddings, rounds: int) -> list[dict[str, Any]
 
 def _copy(rag: Ragstone, train: Embeddings) -> float:
     """The limit: blocks encoded beforehand, one transaction for each 20,000 rows, the same tables and indexes."""
-    collection = _fresh(rag, "raw", train.shape[1])
+    collection = fresh(rag, "raw", train.shape[1])
     table_id = collection._state.id  # the same kind of table, raw
     ids = np.arange(len(train), dtype=np.int64)
     prepared = prepare(train, IndexSpec(dimension=train.shape[1], metric="l2"))
@@ -114,8 +121,8 @@ def _copy(rag: Ragstone, train: Embeddings) -> float:
          encode_embeddings(ids[a : a + BLOCK_ROWS], prepared[a : a + BLOCK_ROWS], "half"))
         for a in range(0, len(train), BLOCK_ROWS)
     ]  # fmt: skip
-    with _raw_connection(rag) as raw:
-        return _timed(lambda: _copy_blocks(raw, table_id, blocks))
+    with raw_connection(rag) as raw:
+        return timed(lambda: _copy_blocks(raw, table_id, blocks))
 
 
 def _copy_blocks(raw: psycopg.Connection[Any], table_id: int, blocks: list[tuple[bytes, bytes]]) -> None:
@@ -129,31 +136,6 @@ def _copy_blocks(raw: psycopg.Connection[Any], table_id: int, blocks: list[tuple
                     for block in part:
                         copy.write(block[position])
                     copy.write(TRAILER)
-
-
-def _interleaved(calls: dict[str, Callable[[int], object]], count: int, rounds: int) -> dict[str, list[float]]:
-    """Take turns in blocks of queries, and turns at going first, since the second finds warmer caches."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    order = list(calls)
-    for _ in range(rounds):
-        for start in range(0, count, BLOCK_QUERIES):
-            order.reverse()
-            for name in order:
-                for position in range(start, min(start + BLOCK_QUERIES, count)):
-                    times[name].append(_timed(partial(calls[name], position)))
-    return times
-
-
-def _timed(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def _fresh(rag: Ragstone, name: str, dimension: int) -> Collection:
-    if name in rag.collections():
-        rag.delete_collection(name)
-    return rag.create_collection(name, dimension=dimension, metric="l2")
 
 
 def _upsert(collection: Collection, train: Embeddings, first: int) -> None:
@@ -176,30 +158,11 @@ def _rows(count: int, first: int = 0) -> ChunkRows:
     )
 
 
-@contextmanager
-def _raw_connection(rag: Ragstone) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(rag.database.conninfo, autocommit=True, prepare_threshold=0) as raw:
-        register_vector(raw)
-        for setting in ("jit = off", f"hnsw.ef_search = {EF_SEARCH}", "enable_seqscan = off"):
-            raw.execute(f"SET {setting}".encode())
-        yield raw
-
-
 def _raw_statement(table_id: int) -> str:
-    text = (
+    return query_text(
         "SELECT {columns}, e.embedding {operator} %(query)s AS distance FROM {embedding} e "
-        "JOIN {chunk} c ON c.id = e.chunk_id ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s"
-    )
-    return query_text(text, table_id)
-
-
-def query_text(text: str, table_id: int) -> str:
-    """Fill a statement of ours with a collection's tables."""
-    return text.format(
-        columns=COLUMNS,
-        operator=OPERATOR["l2"],
-        embedding=f"ragstone.embedding_{table_id}",
-        chunk=f"ragstone.chunk_{table_id}",
+        "JOIN {chunk} c ON c.id = e.chunk_id ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s",
+        table_id,
     )
 
 
@@ -234,6 +197,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data")
     parser.add_argument("--npz", type=Path)
     parser.add_argument("--rows", type=int, default=30_000)
+    parser.add_argument("--only", default="search,filtered,load")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()

@@ -83,6 +83,12 @@ class Settings(BaseSettings):
     generator_metrics_every_s: float = Field(
         10.0, ge=0, description="Seconds from one reading of the model server's metrics to the next; 0 for none"
     )
+    generator_piece_interval_ms: float = Field(
+        20.0,
+        ge=0,
+        le=1_000,
+        description="Pieces of an answer that come faster are passed on together; 0 for each by itself",
+    )
     generations_running: int = Field(64, ge=1, description="Answers that are generated at once")
     generations_waiting: int = Field(128, ge=0, description="Answers that may wait for their turn; beyond them, 429")
     generation_wait_s: float = Field(10.0, ge=0, description="The longest that an answer waits for its turn")

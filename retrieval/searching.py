@@ -62,6 +62,7 @@ class Searches:
         """The collection as it was last seen."""
         self.route = self._routed(state, rag.indexes.attach(state))
         self._looked_s = time.monotonic()
+        self._bare_cost: tuple[tuple[str, int], Cost] = ("", 0), NO_COST
 
     def route_to(self, state: CollectionState) -> None:
         """Go to the index that serves now. The one before follows on, and serves here until the new one is open."""
@@ -113,12 +114,7 @@ class Searches:
         query.timings_ms.update(_stages(found, time.perf_counter() - started))
         if isinstance(route.index.index, PgvectorIndex) and not route.index.index.ready:
             self._rag.keeper.remind(self._state.name, route.index.index)
-        cost = self._rag.prices.of_retrieval(
-            backend=found.backend,
-            chunks=self.latest.chunks,
-            embed_tokens=query.tokens,
-            embed_s=query.timings_ms.get("embed", 0.0) / 1000,
-        )
+        cost = self._cost(found.backend, query)
         retrieval = Retrieval(
             hits=[hit(chunk) for chunk in found.chunks],
             timings_ms=query.timings_ms,
@@ -128,6 +124,20 @@ class Searches:
             warnings=warnings,
         )
         return Searched(retrieval, self._tell(route, query, asked, found=found, cost=cost))
+
+    def _cost(self, backend: str, query: Query) -> Cost:
+        """What a search costs: the same for every embedding that is given, so that it is not reckoned each time."""
+        chunks = self.latest.chunks
+        embed_ms = query.timings_ms.get("embed", 0.0)
+        if embed_ms or query.tokens:
+            return self._rag.prices.of_retrieval(
+                backend=backend, chunks=chunks, embed_tokens=query.tokens, embed_s=embed_ms / 1000
+            )
+        known, cost = self._bare_cost
+        if known != (backend, chunks):
+            cost = self._rag.prices.of_retrieval(backend=backend, chunks=chunks)
+            self._bare_cost = (backend, chunks), cost
+        return cost
 
     def _tell(
         self,
@@ -169,8 +179,8 @@ class Searches:
 
 def hit(found: FoundChunk) -> Hit:
     """Return a found chunk as users see it, its span without the white space around the text."""
-    lead = len(found.text) - len(found.text.lstrip())
     text = found.text.strip()
+    lead = 0 if len(text) == len(found.text) else len(found.text) - len(found.text.lstrip())
     return Hit(
         id=found.id,
         document_id=found.document_id,

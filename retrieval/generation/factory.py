@@ -30,4 +30,5 @@ def open_generator(settings: Settings, embed: EmbedTexts) -> Generator:
         retries=settings.generator_retries,
         breaker_failures=settings.generator_breaker_failures,
         breaker_s=settings.generator_breaker_s,
+        interval_s=settings.generator_piece_interval_ms / 1000,
     )

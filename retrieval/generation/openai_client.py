@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Sequence
 
 from pydantic_core import to_json
@@ -49,12 +50,16 @@ class OpenAIGenerator(Generator):
         retries: int = 2,
         breaker_failures: int = 5,
         breaker_s: float = 10.0,
+        interval_s: float = 0.0,
     ) -> None:
-        """Raise InvalidSettings for the URL and the key; connects to nothing."""
+        """Raise InvalidSettings for the URL and the key; connects to nothing.
+
+        What comes within `interval_s` is passed on as one piece; with 0 each piece is, as it comes.
+        """
         self._address = ServerAddress(url, api_key)
         self._timeouts = timeouts
         self._retries = retries
-        self._names_model = bool(model)
+        self._interval_s = interval_s
         self._served = Served(self._address, model or "", timeouts.connect_s)
         self._sessions = Sessions(self._address, timeouts.connect_s)
         self._thread = LoopThread("ragstone-generator", self._sessions.close_here)
@@ -79,8 +84,11 @@ class OpenAIGenerator(Generator):
                 exchange, pieces = await self._begin(prompt, max_tokens)
                 attempt.answered()
                 while pieces:
-                    for piece in pieces:
+                    passed_on_s = time.monotonic()
+                    for piece in ["".join(pieces)] if self._interval_s else pieces:
                         yield piece
+                    if (early_s := passed_on_s + self._interval_s - time.monotonic()) > 0:
+                        await asyncio.sleep(early_s)
                     pieces = await exchange.read()
             except Trouble as trouble:
                 raise self._said(trouble, attempt) from trouble

@@ -11,7 +11,7 @@ from backends.corpus.collections import CollectionState
 from backends.corpus.database import Database
 from backends.corpus.writing import forget_changes, write
 from backends.filters import Filter, parse
-from backends.pgvector import PgvectorIndex
+from backends.pgvector import MAX_SCAN_TUPLES, PgvectorIndex
 from backends.searching import Searcher
 from backends.types import IndexSpec
 from backends.vectors import prepare
@@ -133,6 +133,7 @@ def test_a_filter_that_matches_nothing_near_the_query(
 ) -> None:
     """HNSW is not let scan on and on: what it proposes first holds none that match, so all that match are compared."""
     monkeypatch.setattr(searching, "COMPARED_PER_PROPOSAL", 0)
+    monkeypatch.setattr(searching, "EXACT_BELOW", 100)
     asked: list[int] = []
     nearest: Callable[..., list[search.FoundChunk]] = PgvectorIndex.nearest
 
@@ -151,6 +152,6 @@ def test_a_filter_that_matches_nothing_near_the_query(
         for _ in range(8):
             found = remembering.search(QUERY, TOP_K, parse({"rank": {"$gte": COUNT // 2}}))
             assert [chunk.id for chunk in found.chunks] == [f"d{rank}" for rank in range(150, 160)]
-        assert asked == [33, 33, 33]  # the first search, the third and the seventh
+        assert asked == [MAX_SCAN_TUPLES, 33, 33, 33]  # the first search, the second, the fourth and the eighth
         index.drop()
         index.close()

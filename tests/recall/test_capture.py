@@ -74,11 +74,7 @@ def test_what_is_not_kept(asked: Asked) -> None:
     off(observed(asked))
     on(observed(asked, outcome="filter_too_expensive"))
     on(observed(asked, asked_exactly=True, exact=True))
-    on(
-        AnswerObserved(
-            collection=asked.state, model="m", outcome="ok", timings_ms={}, prompt_tokens=1, completion_tokens=1
-        )
-    )
+    on(AnswerObserved(collection=asked.state, model="m", outcome="ok", timings_ms={}))
     assert off._waiting.empty()
     assert on._waiting.empty()
     assert (off.dropped, on.dropped) == (0, 0)

@@ -69,7 +69,7 @@ def test_ids_last_longer_than_counts() -> None:
     ):
         kept = Selections(0.0, ids_ttl_s)
         kept.renew(Compare("a", "$eq", 1), partial(_same, found))
-        assert (kept.get(Compare("a", "$eq", 1), lambda: UNKNOWN) is UNKNOWN) == looks_again
+        assert (kept.get(Compare("a", "$eq", 1), lambda _: UNKNOWN) is UNKNOWN) == looks_again
 
 
 def test_only_so_many_ids_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,18 +78,32 @@ def test_only_so_many_ids_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Selections(60.0, 60.0)
     first, second, third = (Compare("a", "$eq", n) for n in range(3))
     for filter in (first, second, first, third):
-        kept.get(filter, lambda: _matching(5))
+        kept.get(filter, lambda _: _matching(5))
     looked: list[str] = []
 
     def look(name: str) -> Matching:
         looked.append(name)
         return _matching(5)
 
-    kept.get(first, lambda: look("first"))
-    kept.get(second, lambda: look("second"))
+    kept.get(first, lambda _: look("first"))
+    kept.get(second, lambda _: look("second"))
     assert looked == ["second"]
-    kept.get(third, lambda: look("third"))
+    kept.get(third, lambda _: look("third"))
     assert looked == ["second", "third"]
     kept.renew(second, lambda: _matching(11))
-    assert kept.get(second, lambda: look("again")).count == 11
+    assert kept.get(second, lambda _: look("again")).count == 11
     assert looked == ["second", "third"]
+
+
+def test_what_comes_again_is_looked_at_further() -> None:
+    """The first look may be cut; the second is not, and is the last."""
+    kept = Selections(60.0, 60.0)
+    looks: list[bool] = []
+
+    def look(again: bool) -> Matching:
+        looks.append(again)
+        return _matching(9) if again else Matching(5, 1_000, is_cut=True)
+
+    counts = [kept.get(Compare("a", "$eq", 1), look).count for _ in range(4)]
+    assert counts == [5, 9, 9, 9]
+    assert looks == [False, True]

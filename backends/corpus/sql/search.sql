@@ -16,6 +16,32 @@ WITH nearest AS MATERIALIZED (
 SELECT {columns}, n.distance FROM nearest n JOIN {chunk} c ON c.id = n.id
 ORDER BY n.distance, {public_id} LIMIT %(top_k)s
 
+-- name: exact_selected
+-- The chunks that were found to match at number `applied`, and those that came later and match, if they are few and
+-- none is forgotten. One row says so in any case. Adding 0 keeps the planner from the approximate index, OFFSET 0 to the order of the joins.
+WITH state AS MATERIALIZED (
+    SELECT %(applied)s BETWEEN c.horizon AND c.sequence AND (
+        SELECT coalesce(sum(h.chunks), 0) <= %(later)s FROM ragstone.change h
+        WHERE h.collection_id = %(collection_id)s AND h.sequence > %(applied)s) AS is_whole
+    FROM ragstone.collection c WHERE c.id = %(collection_id)s),
+later AS MATERIALIZED (
+    SELECT w.chunk_id, w.distance FROM ragstone.change h
+    CROSS JOIN LATERAL (
+        SELECT e.chunk_id, (e.embedding {operator} %(query)s) + 0 AS distance FROM {embedding} e
+        WHERE e.chunk_id >= h.block << 20 AND e.chunk_id < (h.block + 1) << 20 OFFSET 0) w
+    CROSS JOIN LATERAL (
+        SELECT FROM {chunk} c WHERE c.id = w.chunk_id AND c.metadata @@ %(filter)s::jsonpath OFFSET 0) c
+    WHERE h.collection_id = %(collection_id)s AND h.sequence > %(applied)s AND (SELECT is_whole FROM state)),
+nearest AS MATERIALIZED (
+    SELECT chunk_id, distance FROM (
+        SELECT e.chunk_id, (e.embedding {operator} %(query)s) + 0 AS distance FROM {embedding} e
+        WHERE e.chunk_id = ANY (%(ids)s::bigint[])
+        UNION ALL SELECT * FROM later) n
+    ORDER BY distance {cut})
+SELECT {columns}, n.distance, s.is_whole FROM state s LEFT JOIN (
+    nearest n CROSS JOIN LATERAL (SELECT * FROM {chunk} c WHERE c.id = n.chunk_id OFFSET 0) c) ON true
+ORDER BY n.distance, {public_id} LIMIT %(top_k)s
+
 -- name: candidates
 -- What an index proposed, and the tail: the chunks that came after what it had applied. The nearest of them are
 -- found on the narrow table, equally near ones too, and then joined.
@@ -29,7 +55,7 @@ nearest AS MATERIALIZED (
     SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance
     FROM proposed p JOIN {embedding} e ON e.chunk_id = p.chunk_id
     ORDER BY distance FETCH FIRST %(top_k)s ROWS WITH TIES)
-SELECT {columns}, (SELECT horizon FROM ragstone.collection WHERE id = %(collection_id)s), n.distance
+SELECT {columns}, n.distance, (SELECT horizon FROM ragstone.collection WHERE id = %(collection_id)s)
 FROM nearest n JOIN {chunk} c ON c.id = n.chunk_id
 ORDER BY n.distance, {public_id} LIMIT %(top_k)s
 
@@ -41,8 +67,8 @@ WITH proposed AS (
     SELECT t.chunk_id FROM ragstone.change h
     JOIN {embedding} t ON t.chunk_id >= h.block << 20 AND t.chunk_id < (h.block + 1) << 20
     WHERE h.collection_id = %(collection_id)s AND h.sequence > %(applied)s AND t.chunk_id <> ALL (%(ids)s::bigint[]))
-SELECT {columns}, (SELECT horizon FROM ragstone.collection WHERE id = %(collection_id)s),
-       e.embedding {operator} %(query)s AS distance
+SELECT {columns}, e.embedding {operator} %(query)s AS distance,
+       (SELECT horizon FROM ragstone.collection WHERE id = %(collection_id)s)
 FROM proposed p
 JOIN {chunk} c ON c.id = p.chunk_id AND c.metadata @@ %(filter)s::jsonpath
 JOIN {embedding} e ON e.chunk_id = p.chunk_id
@@ -71,10 +97,13 @@ ORDER BY n.distance, {public_id}
 -- name: nearest_filtered
 -- The scan of HNSW goes on until enough of what it proposes matches; and what was written a moment ago.
 WITH nearest AS MATERIALIZED (
-    SELECT c.id, {columns}, e.embedding {operator} %(query)s AS distance
-    FROM {embedding} e CROSS JOIN LATERAL (
+    SELECT c.id, {columns}, e.distance
+    FROM (
+        SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
+        ORDER BY e.embedding {operator} %(query)s LIMIT %(proposals)s) e
+    CROSS JOIN LATERAL (
         SELECT * FROM {chunk} c WHERE c.id = e.chunk_id AND c.metadata @@ %(filter)s::jsonpath OFFSET 0) c
-    ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s),
+    ORDER BY e.distance LIMIT %(top_k)s),
 recent AS MATERIALIZED (
     SELECT c.id, {columns}, w.distance FROM ragstone.change h
     CROSS JOIN LATERAL (
@@ -92,9 +121,9 @@ ORDER BY c.distance + 0, {public_id} LIMIT %(top_k)s
 SELECT count(*) FROM (SELECT FROM {chunk} WHERE metadata @@ %(filter)s::jsonpath LIMIT %(limit)s) matching
 
 -- name: matching_ids
--- The chunks that match, ascending, no more than the limit, and the number of the last change in the same view.
-SELECT (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s), array(
-    SELECT id FROM {chunk} WHERE metadata @@ %(filter)s::jsonpath LIMIT %(limit)s)
+-- The chunks that match, no more than the limit, with the number of the last change and of all chunks in the same view.
+SELECT c.sequence, c.chunks, array(SELECT id FROM {chunk} WHERE metadata @@ %(filter)s::jsonpath LIMIT %(limit)s)
+FROM ragstone.collection c WHERE c.id = %(collection_id)s
 
 -- name: nearest_ids
 -- Ids and distances alone.
