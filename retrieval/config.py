@@ -134,7 +134,9 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="The largest HTTP request body")
     max_top_k: int = Field(1_000, ge=1, description="The most hits that one search may ask for")
-    service_threads: int = Field(40, ge=1, description="Threads of the HTTP service that may block")
+    service_threads: int = Field(
+        40, ge=1, description="Threads of the HTTP service that may block; searches have as many of their own"
+    )
 
     @field_validator("prices", "budgets", mode="before")
     @classmethod

@@ -3,11 +3,13 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backends.errors import InvalidInput
-from retrieval.attribution import attributed, check_tag
+from retrieval.attribution import NOBODY, attributed, check_tag, current_tags
 from retrieval.service.failures import respond
 
 HEADERS = {"tenant": "X-Ragstone-Tenant", "user": "X-Ragstone-User", "feature": "X-Ragstone-Feature"}
 """By tag. What they say holds for all that the request does, and for nothing else."""
+
+NAMES = frozenset(name.lower().encode() for name in HEADERS.values())
 
 WITHIN = "/v1/"
 
@@ -22,7 +24,7 @@ class Attributing:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(WITHIN):
+        if scope["type"] != "http" or not scope["path"].startswith(WITHIN) or _is_for_nobody(scope):
             await self._app(scope, receive, send)
             return
         try:
@@ -32,6 +34,11 @@ class Attributing:
             return
         with attributed(**tags):
             await self._app(scope, receive, send)
+
+
+def _is_for_nobody(scope: Scope) -> bool:
+    """No header says anything, and nothing was said before that would have to be taken back: the usual request."""
+    return current_tags() is NOBODY and NAMES.isdisjoint(key for key, _ in scope["headers"])
 
 
 def _tags(scope: Scope) -> dict[str, str]:

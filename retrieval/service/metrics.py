@@ -47,15 +47,23 @@ class Metrics:
             buckets=REQUEST_BUCKETS_S,
             registry=self.registry,
         )
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         ProcessCollector(registry=self.registry)
         for collector in (_Resources(rag), *collectors):
             self.registry.register(collector)
 
     def request(self, method: str, route: str, status: int, took_s: float) -> None:
         """Count a request; `route` is the route's template, never the path that was asked for."""
-        method = method if method in METHODS else "other"
-        self._requests.labels(method, route, str(status or CLIENT_GONE)).inc()
-        self._durations.labels(method, route).observe(took_s)
+        labels = method if method in METHODS else "other", route, status or CLIENT_GONE
+        requests, durations = self._known.get(labels) or self._meet(*labels)
+        requests.inc()
+        durations.observe(took_s)
+
+    def _meet(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        """Find what counts these, and remember it: the client looks for it anew each time, behind a lock."""
+        found = self._requests.labels(method, route, str(status)), self._durations.labels(method, route)
+        self._known[method, route, status] = found
+        return found
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""

@@ -6,9 +6,9 @@ from retrieval.service.schemas.base import NameInPath
 from retrieval.service.schemas.problems import answers_with
 from retrieval.service.schemas.search import RetrieveBody, SearchBody, SearchResult, retrieval_json
 from retrieval.service.service import Here
-from retrieval.service.wire import Json, StrictRoute
+from retrieval.service.wire import Json, QuickRoute
 
-router = APIRouter(prefix="/v1/collections/{name}", tags=["retrieve"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1/collections/{name}", tags=["retrieve"], route_class=QuickRoute)
 
 
 @router.post(
