@@ -52,7 +52,8 @@ def _prepared_quickly(vector: NDArray[Any], spec: IndexSpec) -> Embeddings | Non
     """Do what `prepare` does to one embedding of no unusual size, in few calls; None leaves it to `prepare`."""
     if spec.metric == "cosine":
         exact = vector.astype(np.float64)
-        square = float(exact @ exact)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            square = float(exact @ exact)
         if not 1e-8 < square < 1e8:  # nor is NaN
             return None
         exact /= math.sqrt(square)

@@ -284,7 +284,8 @@ class Collection:
 
     def wait_until_indexed(self, timeout_s: float = 600) -> None:
         """Return when the vector index has all that is there now, or none is needed; IndexBehind after `timeout_s`."""
-        route = self._searches.current()
+        self.route_to(find_collection(self._rag.database, self.name))  # it may have moved a moment ago
+        route = self._searches.route
         if isinstance(route.index.index, PgvectorIndex):
             self._rag.keeper.wait(self.name, route.index.index, timeout_s)
         else:

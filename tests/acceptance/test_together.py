@@ -70,7 +70,7 @@ def test_an_interrupted_ingest_leaves_nothing_running(tmp_path: Path, number: si
     _, err = process.communicate(timeout=60)
     assert process.returncode == status, err
     assert "Traceback" not in err
-    assert left_running(data) == []
+    assert wait_for(lambda: not left_running(data), within_s=10)  # what initdb was doing ends with it, a moment later
 
 
 def test_a_reader_that_goes_away_is_no_error(ragstone: Ragstone, corpus_jsonl: Path) -> None:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from backends.errors import InvalidEmbedding
-from backends.types import IndexSpec
-from backends.vectors import exact_scores, prepare
+from backends.types import IndexSpec, Metric
+from backends.vectors import exact_scores, prepare, prepare_one
 
 COSINE = IndexSpec(dimension=3)
 L2 = IndexSpec(dimension=3, metric="l2")
@@ -80,3 +80,16 @@ def test_scores_by_hand(metric: str, expected: float) -> None:
     spec = IndexSpec(dimension=2, metric=metric)  # type: ignore[arg-type]
     query, stored = prepare([[1.0, 0.0]], spec)[0], prepare([[3.0, 4.0]], spec)
     assert exact_scores(query, stored, spec)[0] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "inner_product"])
+@pytest.mark.parametrize("value", [1e300, -1e300, float("inf"), float("nan")])
+def test_one_embedding_out_of_range_is_refused_without_a_warning(metric: Metric, value: float) -> None:
+    """As many are: the short way of one embedding leaves them to the careful one."""
+    spec = IndexSpec(dimension=3, metric=metric, precision="half")
+    given = np.array([value, value, 1.0])
+    if metric == "cosine" and abs(value) == 1e300:
+        assert np.isfinite(prepare_one(given, spec, "embedding")).all()
+        return
+    with pytest.raises(InvalidEmbedding):
+        prepare_one(given, spec, "embedding")
