@@ -23,7 +23,7 @@ from retrieval.generation.timeouts import Timeouts
 from tests.fakes.model_server import MODEL, ModelServer, Reply, answer, delta, event, failed, model_server, usage
 
 PROMPT = Prompt(question="Who?", passages=(), messages=(Message("user", "Who?"),), tokens=10)
-HASTY = Timeouts(connect_s=0.5, first_token_s=0.3, read_s=0.3, total_s=5.0)
+HASTY = Timeouts(connect_s=2.0, first_token_s=1.0, read_s=1.0, total_s=15.0)
 WHOLE = Reply(parts=answer("Yes", "."))
 TWO = [event(delta("Yes")), event(delta("."))]
 HALF = event(delta("\u4f60")).partition(b"\xbd")[0]
