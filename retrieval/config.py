@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         10.0, ge=0, description="Seconds from one reading of the model server's metrics to the next; 0 for none"
     )
     generator_piece_interval_ms: float = Field(
-        20.0,
+        40.0,
         ge=0,
         le=1_000,
         description="Pieces of an answer that come faster are passed on together; 0 for each by itself",
