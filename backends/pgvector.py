@@ -15,8 +15,9 @@ import psycopg
 from backends.base import VectorIndex
 from backends.corpus.collections import BUILD_LOCK_SPACE, CollectionState, tables_of
 from backends.corpus.database import Connection, Database
+from backends.corpus.parameters import embedding_parameter
 from backends.corpus.queries import query
-from backends.corpus.search import OPERATOR, FoundChunk, parameter, run
+from backends.corpus.search import OPERATOR, FoundChunk, PlannedSearches, plan_many, run, run_many
 from backends.filters import OPERATORS, Filter
 from backends.types import (
     Batch,
@@ -170,7 +171,7 @@ class PgvectorIndex(VectorIndex):
         for embedding in queries:
             settings = self.settings(candidates, effort)
             with tables_of(self._collection.name), self._database.connection(settings) as connection:
-                values = {"query": parameter(embedding, self._collection), "candidates": candidates}
+                values = {"query": embedding_parameter(embedding, self.spec.precision), "candidates": candidates}
                 rows = connection.execute(text, values, binary=True).fetchall()
             order = sorted(rows, key=lambda row: (row[1], row[0]))
             ids.append(np.array([row[0] for row in order], dtype=np.int64))
@@ -203,6 +204,38 @@ class PgvectorIndex(VectorIndex):
             filter=filter.jsonpath(),
             proposals=proposals,
         )
+
+    def nearest_of_many(
+        self,
+        embeddings: Embeddings,
+        top_k: int,
+        filter: Filter | None,
+        effort: int | None = None,
+        proposals: int = MAX_SCAN_TUPLES,
+    ) -> list[list[FoundChunk]]:
+        """Do what `nearest` does for each of several queries, float32 [q, d], in one statement."""
+        settings = self.settings(top_k, effort)
+        if filter is None:
+            return run_many(self._database, self._collection, "nearest", embeddings, settings, top_k=top_k)
+        return run_many(
+            self._database,
+            self._collection,
+            "nearest_filtered",
+            embeddings,
+            settings,
+            top_k=top_k,
+            filter=filter.jsonpath(),
+            proposals=proposals,
+        )
+
+    def planned(self, embeddings: Embeddings, top_k: int, effort: int | None) -> PlannedSearches | None:
+        """Return the statement of such searches without a filter; None where it is not known that HNSW is there.
+
+        Nobody is asked.
+        """
+        if not self._ready or time.monotonic() - self._seen_at > STATE_TTL_S:
+            return None
+        return plan_many(self._collection, "nearest", embeddings, self.settings(top_k, effort), top_k=top_k)
 
     def settings(self, top_k: int, effort: int | None) -> dict[str, str]:
         """Return what a session that searches is set to."""

@@ -17,14 +17,16 @@ from backends.corpus.database import Database
 from backends.corpus.following import forgotten_up_to
 from backends.corpus.search import (
     FoundChunk,
+    PlannedSearches,
     compare_selected,
     count_matching,
     join_candidates,
+    join_candidates_of_many,
     matching_ids,
     run,
 )
 from backends.efforts import band_of, effort_of
-from backends.errors import IndexUnavailable
+from backends.errors import FilterTooExpensive, IndexUnavailable
 from backends.filters import Filter
 from backends.pgvector import MAX_SCAN_TUPLES, PgvectorIndex
 from backends.selections import UNKNOWN, Matching, Selections
@@ -46,6 +48,8 @@ IDS_TTL_S = 600.0
 """What was written since the ids were read, few chunks or none, is looked through in each search that uses them."""
 SELECTION_TTL_S = 2.0
 """Short, for an index that is given the ids: what was written since they were read is part of the tail."""
+AT_ONCE = 64
+"""Queries that one statement answers."""
 CATCH_UPS = 3
 EXACT_FALLBACK_CHUNKS = 100_000
 
@@ -125,10 +129,66 @@ class Searcher:
         except IndexUnavailable:
             self._require_small()
             return self._exact(embedding, top_k, filter)
-        matching.attempts.note(reached=len(chunks) >= top_k)
-        if len(chunks) < top_k:
+        return self._completed(asked, chunks, matching)
+
+    def search_many(
+        self,
+        embeddings: Embeddings,
+        top_k: int,
+        filter: Filter | None = None,
+        exact: bool = False,
+        effort: int | None = None,
+    ) -> list[Found]:
+        """Find for each of several prepared queries, float32 [q, d], what `search` finds for it.
+
+        The index is asked, and the corpus too, for AT_ONCE of them at a time. What is answered by comparing is
+        compared one by one: there is nothing to be shared then. Raises what `search` raises, for all.
+        """
+        found: list[Found] = []
+        for start in range(0, len(embeddings), AT_ONCE):
+            some = embeddings[start : start + AT_ONCE]
+            shared = [] if exact or len(some) == 1 else self._shared(some, top_k, filter, effort)
+            found += shared or [self.search(one, top_k, filter, exact, effort) for one in some]
+        return found
+
+    def planned(self, embeddings: Embeddings, top_k: int) -> PlannedSearches | None:
+        """Return the statement that does such searches without a filter, where it is known to be all that they take.
+
+        Nobody is asked. `found` makes of its rows what `search_many` returns.
+        """
+        if not isinstance(self._index, PgvectorIndex):
+            return None
+        return self._index.planned(embeddings, top_k, self._effort(None, None, UNKNOWN))
+
+    def found(self, planned: PlannedSearches, rows: list[tuple[Any, ...]], top_k: int) -> list[Found] | None:
+        """Return what planned searches found; None where one came short, and all have to be done otherwise."""
+        effort = self._effort(None, None, UNKNOWN)
+        chunks = planned.found(rows)
+        if any(len(some) < top_k for some in chunks):
+            return None
+        return [Found(chunks=some, backend=self._index.name, exact=False, effort=effort) for some in chunks]
+
+    def _shared(self, embeddings: Embeddings, top_k: int, filter: Filter | None, effort: int | None) -> list[Found]:
+        """Ask the index for all of them at once; nothing where that is not the way to answer them."""
+        if self._answers_exactly():
+            return []
+        matching = UNKNOWN if filter is None else self._selections.get(filter, partial(self._matches, filter))
+        if self._is_quicker_compared(matching, top_k):
+            return []
+        chosen = self._effort(effort, filter, matching)
+        asked = [_Question(embedding, top_k, filter, chosen) for embedding in embeddings]
+        try:
+            chunks = self._approximate_many(embeddings, asked, matching)
+        except (IndexUnavailable, FilterTooExpensive):  # one by one they may fare better, or say why not
+            return []
+        return [self._completed(one, some, matching) for one, some in zip(asked, chunks, strict=True)]
+
+    def _completed(self, asked: _Question, chunks: list[FoundChunk], matching: Matching) -> Found:
+        """What the index found, if that is enough, else all that matches compared."""
+        matching.attempts.note(reached=len(chunks) >= asked.top_k)
+        if len(chunks) < asked.top_k:
             # Short because nothing more matches, or because the index did not reach it: only the corpus knows.
-            return self._exact(embedding, top_k, filter, matching)
+            return self._exact(asked.embedding, asked.top_k, asked.filter, matching)
         return Found(
             chunks=chunks,
             backend=self._index.name,
@@ -222,6 +282,45 @@ class Searcher:
             if len(chunks) >= asked.top_k or exhausted:
                 return chunks
             wanted = min(wanted * WIDENING, MAX_CANDIDATES)
+
+    def _approximate_many(
+        self, embeddings: Embeddings, asked: list[_Question], matching: Matching
+    ) -> list[list[FoundChunk]]:
+        first = asked[0]
+        if isinstance(self._index, PgvectorIndex):
+            proposals = matching.proposals(first.top_k, MAX_SCAN_TUPLES)
+            return self._index.nearest_of_many(embeddings, first.top_k, first.filter, first.effort, proposals)
+        wanted = max(first.top_k * OVERSAMPLING, MIN_CANDIDATES)
+        found = self._proposed_many(embeddings, asked, matching, wanted)
+        return [
+            chunks if len(chunks) >= first.top_k else self._approximate(one, matching)
+            for one, chunks in zip(asked, found, strict=True)
+        ]
+
+    def _proposed_many(
+        self, embeddings: Embeddings, asked: list[_Question], matching: Matching, wanted: int
+    ) -> list[list[FoundChunk]]:
+        """Return what the index proposes for each, joined with the tail; nothing where the tail is not whole."""
+        first = asked[0]
+        started_s = time.perf_counter()
+        proposed = self._attached.search(embeddings, wanted, first.filter, first.effort, matching.ids)
+        index_s = time.perf_counter() - started_s
+        applied = proposed.applied if matching.ids is None else min(proposed.applied, matching.sequence)
+        found, horizon = join_candidates_of_many(
+            self._database,
+            self._collection,
+            embeddings,
+            self._exact_settings,
+            top_k=first.top_k,
+            ids=proposed.ids,
+            applied=applied,
+            filter=first.filter,
+        )
+        if horizon is None or horizon > applied:
+            return [[] for _ in asked]  # each is asked by itself, which catches up
+        for one in asked:
+            one.index_s.append(index_s)
+        return found
 
     def _proposed(self, asked: _Question, matching: Matching, wanted: int) -> tuple[list[FoundChunk], int]:
         """Return what the index proposes, joined with the whole tail, and how many chunks it proposed."""

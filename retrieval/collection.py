@@ -1,6 +1,7 @@
 """One collection, as users handle it."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from types import EllipsisType
@@ -13,7 +14,7 @@ from backends.errors import Conflict, InvalidFilter, InvalidInput
 from backends.filters import All, parse
 from backends.pgvector import PgvectorIndex
 from backends.types import Metric, Precision
-from backends.vectors import prepare_one
+from backends.vectors import prepare, prepare_one
 from retrieval.asking import Question
 from retrieval.bulk import check_bulk, upsert_bulk
 from retrieval.checking import (
@@ -29,7 +30,7 @@ from retrieval.documents import Answer, Document, Hit, Metadata, Retrieval, Upse
 from retrieval.generation.base import Message
 from retrieval.generation.driving import AnswerRun, EventStream
 from retrieval.generation.templates import PromptTemplate, template_of
-from retrieval.searching import Query, Searches
+from retrieval.searching import PreparedSearch, Query, Searches, SearchesPlanned
 from retrieval.upserting import Upsert
 
 if TYPE_CHECKING:
@@ -233,10 +234,44 @@ class Collection:
         self, embedding: object, top_k: int = 10, filter: object = None, exact: bool = False
     ) -> Retrieval:
         """Search, and say how many milliseconds it took and what answered."""
-        asked = self._searches.asked(top_k, filter, exact=exact)
-        prepared = prepare_one(embedding, self._state.spec, "embedding")
+        search = self.prepare_search(embedding, top_k, filter, exact)
         with self._rag.counted("search") as warnings:
-            return self._searches.search(Query(prepared), asked, warnings).retrieval
+            return self._searches.search(search.query, search.asked, warnings).retrieval
+
+    def prepare_search(
+        self, embedding: object, top_k: int = 10, filter: object = None, exact: bool = False
+    ) -> PreparedSearch:
+        """Check a search, which is then done with others of its kind: `search_prepared`.
+
+        Raises InvalidInput, InvalidFilter and InvalidEmbedding.
+        """
+        asked = self._searches.asked(top_k, filter, exact=exact)
+        return PreparedSearch(self._searches, Query(prepare_one(embedding, self._state.spec, "embedding")), asked)
+
+    def plan_prepared(self, alike: Sequence[PreparedSearch]) -> SearchesPlanned | None:
+        """Return the statement that does searches of one kind; None where they are for `search_prepared`.
+
+        For an event loop: nobody is asked, and nothing blocks.
+        """
+        return self._searches.planned(alike)
+
+    def search_prepared(self, alike: Sequence[PreparedSearch]) -> list[Retrieval]:
+        """Do searches of one kind, all in this collection, at once; what one raises, all raise."""
+        with ExitStack() as counting:
+            warnings = [counting.enter_context(self._rag.counted("search", one.asked.tags)) for one in alike]
+            return [one.retrieval for one in self._searches.search_many(alike, warnings)]
+
+    def search_many(
+        self, embeddings: object, top_k: int = 10, filter: object = None, exact: bool = False
+    ) -> list[list[Hit]]:
+        """Return for each of several embeddings, float32 [q, d], what `search` returns for it, in less time.
+
+        The vector index and the corpus are asked for many of them at once.
+        """
+        asked = self._searches.asked(top_k, filter, exact=exact)
+        prepared = prepare(embeddings, self._state.spec)
+        alike = [PreparedSearch(self._searches, Query(embedding), asked) for embedding in prepared]
+        return [one.hits for one in self.search_prepared(alike)] if alike else []
 
     def generate(
         self,

@@ -1,5 +1,6 @@
 """Every setting, in one place: constructor keywords or environment variables that begin with RAGSTONE_."""
 
+import os
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -136,6 +137,11 @@ class Settings(BaseSettings):
     max_top_k: int = Field(1_000, ge=1, description="The most hits that one search may ask for")
     service_threads: int = Field(
         40, ge=1, description="Threads of the HTTP service that may block; searches have as many of their own"
+    )
+    searches_at_once: int = Field(
+        default_factory=lambda: max(2, os.cpu_count() or 1),
+        ge=1,
+        description="Statements for searches of one kind that run at once; those that come meanwhile share the next",
     )
 
     @field_validator("prices", "budgets", mode="before")

@@ -28,7 +28,7 @@ class Chunk:
     end: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: to make one would take twice as long, and a search makes many
 class Hit:
     """A chunk that a search found.
 

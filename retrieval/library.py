@@ -17,7 +17,7 @@ from backends.corpus.jobs import Jobs
 from backends.corpus.server import EmbeddedServer, attach
 from backends.errors import Conflict, CorpusUnavailable, InvalidInput, ModelMismatch
 from backends.types import IndexSpec, Metric, Precision
-from retrieval.attribution import current_tags
+from retrieval.attribution import Tags, current_tags
 from retrieval.budgets import Kind, Purse
 from retrieval.checking import check_name, check_placement, shown
 from retrieval.chunking import Chunker
@@ -237,15 +237,17 @@ class Ragstone:
         return chunker
 
     @contextmanager
-    def counted(self, kind: Kind) -> Iterator[list[str]]:
+    def counted(self, kind: Kind, tags: Tags | None = None) -> Iterator[list[str]]:
         """Count a request with the budgets, and give their warnings; where the block raises, it is taken back.
+
+        It is counted for `tags`, or for those of this context.
 
         Raises BudgetExceeded.
         """
         if self.purse is None:
             yield []
             return
-        counted = self.purse.before(current_tags(), kind)
+        counted = self.purse.before(tags or current_tags(), kind)
         try:
             yield counted.warnings
         except BaseException:

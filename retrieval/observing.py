@@ -86,7 +86,11 @@ class Observers:
         return bool(self._observers)
 
     def add(self, observer: Observer) -> None:
-        """Tell one more from now on; it is called in a thread of the request, never on an event loop."""
+        """Tell one more from now on.
+
+        It is called in whatever thread answers. Of a search that may be an event loop, so that it must not wait for
+        anybody then; of an answer it never is.
+        """
         self._observers = (*self._observers, observer)
 
     def remove(self, observer: Observer) -> None:

@@ -1,12 +1,15 @@
 """Searches in one collection: where they go, what they take, and who is told of them."""
 
 import time
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from backends.attached import AttachedIndex
 from backends.corpus.collections import CollectionState, find_collection
-from backends.corpus.search import FoundChunk
+from backends.corpus.search import FoundChunk, PlannedSearches
 from backends.errors import RagstoneError
 from backends.filters import parse
 from backends.pgvector import PgvectorIndex
@@ -103,17 +106,61 @@ class Searches:
 
     def search(self, query: Query, asked: Asked, warnings: list[str]) -> Searched:
         """Search, and tell the observers of it; to the query's stages this adds its own."""
-        route = self.current()
-        started = time.perf_counter()
+        route, started_s = self.current(), time.perf_counter()
         try:
             found = route.searcher.search(query.embedding, asked.top_k, asked.filter, asked.exact)
         except RagstoneError as error:
-            query.timings_ms["search"] = _ms(started, time.perf_counter())
-            self._tell(route, query, asked, outcome=error.code)
+            self._failed(route, query, asked, started_s, error)
             raise
-        query.timings_ms.update(_stages(found, time.perf_counter() - started))
+        self._remind(route)
+        return self._searched(route, query, asked, started_s, found, warnings)
+
+    def search_many(self, alike: Sequence["PreparedSearch"], warnings: Sequence[list[str]]) -> list[Searched]:
+        """Do several searches at once, which ask alike, as their `kind` says. The observers are told of each.
+
+        What one raises, all raise.
+        """
+        route, started_s, asked = self.current(), time.perf_counter(), alike[0].asked
+        embeddings = np.stack([one.query.embedding for one in alike])
+        try:
+            found = route.searcher.search_many(embeddings, asked.top_k, asked.filter, asked.exact)
+        except RagstoneError as error:
+            for one in alike:
+                self._failed(route, one.query, one.asked, started_s, error)
+            raise
+        self._remind(route)
+        return [
+            self._searched(route, one.query, one.asked, started_s, some, told)
+            for one, some, told in zip(alike, found, warnings, strict=True)
+        ]
+
+    def planned(self, alike: Sequence["PreparedSearch"]) -> "SearchesPlanned | None":
+        """Return the one statement that does such searches, if that is known without asking anybody; else None."""
+        route, asked = self.route, alike[0].asked
+        if self._is_due() or asked.filter is not None or asked.exact:
+            return None
+        embeddings = np.stack([one.query.embedding for one in alike])
+        planned = route.searcher.planned(embeddings, asked.top_k)
+        return None if planned is None else SearchesPlanned(self, route, alike, planned)
+
+    def completed(self, done: "SearchesPlanned", rows: list[tuple[Any, ...]]) -> list[Searched] | None:
+        """Return what planned searches found, told to the observers; None where they have to be done otherwise."""
+        found = done.route.searcher.found(done.statement, rows, done.alike[0].asked.top_k)
+        if found is None:
+            return None
+        return [
+            self._searched(done.route, one.query, one.asked, done.started_s, some, [])
+            for one, some in zip(done.alike, found, strict=True)
+        ]
+
+    def _remind(self, route: Route) -> None:
         if isinstance(route.index.index, PgvectorIndex) and not route.index.index.ready:
             self._rag.keeper.remind(self._state.name, route.index.index)
+
+    def _searched(
+        self, route: Route, query: Query, asked: Asked, started_s: float, found: Found, warnings: list[str]
+    ) -> Searched:
+        query.timings_ms.update(_stages(found, time.perf_counter() - started_s))
         cost = self._cost(found.backend, query)
         retrieval = Retrieval(
             hits=[hit(chunk) for chunk in found.chunks],
@@ -124,6 +171,10 @@ class Searches:
             warnings=warnings,
         )
         return Searched(retrieval, self._tell(route, query, asked, found=found, cost=cost))
+
+    def _failed(self, route: Route, query: Query, asked: Asked, started_s: float, error: RagstoneError) -> None:
+        query.timings_ms["search"] = _ms(started_s, time.perf_counter())
+        self._tell(route, query, asked, outcome=error.code)
 
     def _cost(self, backend: str, query: Query) -> Cost:
         """What a search costs: the same for every embedding that is given, so that it is not reckoned each time."""
@@ -172,24 +223,54 @@ class Searches:
 
     def current(self) -> Route:
         """Return the route, looked up again where that was a second ago."""
-        if time.monotonic() - self._looked_s >= ROUTE_TTL_S:
+        if self._is_due():
             self.route_to(find_collection(self._rag.database, self._state.name))
         return self.route
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._looked_s >= ROUTE_TTL_S
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSearch:
+    """A search whose input was checked; nobody was asked yet."""
+
+    searches: Searches
+    query: Query
+    asked: Asked
+
+    @property
+    def kind(self) -> Hashable:
+        """Equal for searches that can be done at once."""
+        return self.searches, self.asked.top_k, self.asked.filter, self.asked.exact
+
+
+@dataclass(frozen=True, slots=True)
+class SearchesPlanned:
+    """Searches of one kind that one statement does, for whoever runs it: `Searches.completed` takes its rows."""
+
+    searches: Searches
+    route: Route
+    alike: Sequence[PreparedSearch]
+    statement: PlannedSearches
+    started_s: float = field(default_factory=time.perf_counter)
 
 
 def hit(found: FoundChunk) -> Hit:
     """Return a found chunk as users see it, its span without the white space around the text."""
-    text = found.text.strip()
-    lead = 0 if len(text) == len(found.text) else len(found.text) - len(found.text.lstrip())
+    document_id, _, title, whole, metadata, start, _, score = found
+    text = whole.strip()
+    if len(text) != len(whole):
+        start += len(whole) - len(whole.lstrip())
     return Hit(
         id=found.id,
-        document_id=found.document_id,
-        title=found.title,
-        score=found.score,
+        document_id=document_id,
+        title=title,
+        score=score,
         text=text,
-        metadata=found.metadata,
-        start=found.start + lead,
-        end=found.start + lead + len(text),
+        metadata=metadata,
+        start=start,
+        end=start + len(text),
     )
 
 

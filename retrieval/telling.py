@@ -13,7 +13,7 @@ from backends.errors import RagstoneError
 from backends.filters import Filter
 from backends.searching import Found
 from backends.types import Embeddings
-from retrieval.attribution import current_tags
+from retrieval.attribution import Tags, current_tags
 from retrieval.costing import NO_COST, Cost
 from retrieval.generation.answering import Answering
 from retrieval.observing import AnswerObserved, SearchObserved
@@ -28,7 +28,7 @@ NO_EMBEDDING: Embeddings = np.empty(0, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a search asks for, and since when; `given` is the filter as it came."""
+    """What a search asks for, since when and for whom; `given` is the filter as it came."""
 
     top_k: int
     given: Any
@@ -36,6 +36,7 @@ class Asked:
     exact: bool = False
     for_answer: bool = False
     started_s: float = field(default_factory=time.perf_counter)
+    tags: Tags = field(default_factory=current_tags)
 
 
 def observed_search(
@@ -64,7 +65,7 @@ def observed_search(
         outcome=outcome,
         timings_ms={**timings_ms, "total": _ms_since(asked.started_s)},
         for_answer=asked.for_answer,
-        tags=current_tags(),
+        tags=asked.tags,
         cost=cost,
     )
 

@@ -50,7 +50,7 @@ class Database:
     def __init__(self, conninfo: str, pool_size: int, gently: Callable[[int], None] | None = None) -> None:
         self.conninfo = conninfo
         self._gently = gently
-        self._options = _connection_options(conninfo, gently is not None)
+        self.options = _connection_options(conninfo, gently is not None)
         self._pool = ConnectionPool(
             conninfo,
             connection_class=_Session,
@@ -59,7 +59,7 @@ class Database:
             timeout=POOL_WAIT_S,
             open=False,
             configure=self._configure,
-            kwargs=self._options,
+            kwargs=self.options,
         )
         # One after the other, each search would find another server process with cold caches: a sixth slower.
         if isinstance(getattr(self._pool, "_pool", None), deque):
@@ -69,7 +69,7 @@ class Database:
     def open(self) -> None:
         """Check the server, bring the schema up to date, and fill the pool."""
         # Not `connect`: pgvector may not be there yet.
-        with errors_mapped(), psycopg.connect(self.conninfo, **self._options) as connection:
+        with errors_mapped(), psycopg.connect(self.conninfo, **self.options) as connection:
             migrate(connection)
         with errors_mapped():
             self._pool.open(wait=True, timeout=POOL_WAIT_S)
@@ -106,7 +106,7 @@ class Database:
     def connect(self) -> Connection:
         """Open a connection outside the pool, in autocommit mode, which is the caller's to close."""
         with errors_mapped():
-            connection = psycopg.connect(self.conninfo, **self._options)
+            connection = psycopg.connect(self.conninfo, **self.options)
             self._configure(connection)
             return connection
 
@@ -171,13 +171,18 @@ def _connection_options(conninfo: str, gently: bool) -> dict[str, Any]:
     }
 
 
+def session_settings(wanted: dict[str, str]) -> sql.Composed:
+    """Return the statement that sets a session to `wanted`, and to the defaults elsewhere."""
+    calls = [sql.SQL("set_config({}, {}, false)").format(*pair) for pair in wanted.items()]
+    chosen = sql.SQL("; SELECT ") + sql.SQL(", ").join(calls) if calls else sql.SQL("")
+    return sql.SQL("RESET ALL") + chosen
+
+
 def _apply(connection: _Session, wanted: dict[str, str]) -> None:
     if connection.settings == wanted:
         return
     connection.settings = None
-    calls = [sql.SQL("set_config({}, {}, false)").format(*pair) for pair in wanted.items()]
-    chosen = sql.SQL("; SELECT ") + sql.SQL(", ").join(calls) if calls else sql.SQL("")
-    connection.execute(sql.SQL("RESET ALL") + chosen)
+    connection.execute(session_settings(wanted))
     connection.settings = dict(wanted)
 
 

@@ -1,21 +1,21 @@
 """The statements that answer a search: joined with text and metadata, filtered, scored exactly, ordered."""
 
 import json
-import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import psycopg
-from pgvector import HalfVector, Vector
-from psycopg.adapt import Dumper
 
 from backends.corpus.collections import CollectionState, gone, tables_of
 from backends.corpus.database import Database
+from backends.corpus.parameters import TYPE, BigintArray, EmbeddingArray, embedding_parameter
 from backends.corpus.queries import query
 from backends.errors import FilterTooExpensive
 from backends.filters import Filter
-from backends.types import Embeddings, Ids, Metric
+from backends.types import Embeddings, Ids, Metric, Precision
 
 OPERATOR: dict[Metric, str] = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 COLUMNS = "c.document_id, c.ordinal, c.title, c.text, c.metadata::text, c.start_at, c.end_at"
@@ -25,6 +25,8 @@ PUBLIC_ID = """(CASE c.ordinal WHEN 0 THEN c.document_id ELSE c.document_id || '
 # Small changes of the last seconds, and not more of them than a search can compare beside what the index finds.
 IS_RECENT = """h.sequence > (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s) - 32
       AND h.chunks <= 64 AND h.committed_at > now() - interval '10 seconds'"""
+HORIZON = 8
+"""The column after COLUMNS and the distance, in what joins candidates."""
 LATER_CHUNKS = 2_000
 """What came after a selection of ids was made, and is still looked through in each search."""
 # The planner cannot know how short the tail is: it would rather read the whole table, or wake workers for it.
@@ -35,11 +37,6 @@ _BY_ID = {
     "max_parallel_workers_per_gather": "0",
     "plan_cache_mode": "force_generic_plan",  # there is but one way left
 }
-
-
-_BIGINT_ARRAY_OID = 1016
-_BIGINT_OID = 20
-_BIGINT_ITEM = np.dtype([("size", ">i4"), ("value", ">i8")])
 
 
 class FoundChunk(NamedTuple):
@@ -75,11 +72,54 @@ def run(
     `ties` makes an exact search settle by id which of several equally near chunks come last; that sorts all.
     Raises FilterTooExpensive where it takes longer than the statement_timeout among the settings.
     """
-    values["query"] = parameter(embedding, collection)
+    values["query"] = embedding_parameter(embedding, collection.spec.precision)
     values["collection_id"] = collection.id
     text = _statement(name, collection.id, collection.spec.metric, ties)
     rows = _within_budget(database, collection, text, values, settings)
     return _chunks(rows, collection.spec.metric)
+
+
+def run_many(
+    database: Database,
+    collection: CollectionState,
+    name: str,
+    embeddings: Embeddings,
+    settings: dict[str, str],
+    **values: object,
+) -> list[list[FoundChunk]]:
+    """Run one named search for each of several prepared queries, float32 [q, d], all in one statement.
+
+    What a statement costs before and after the search is paid once: the driver's work in this process, most of all.
+    Raises FilterTooExpensive where all together take longer than the statement_timeout among the settings.
+    """
+    planned = plan_many(collection, name, embeddings, settings, **values)
+    return planned.found(_within_budget(database, collection, planned.text, planned.values, settings))
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSearches:
+    """A statement that does several searches, for whoever runs it, with what a session is set to for it."""
+
+    text: str
+    values: dict[str, Any]
+    settings: dict[str, str]
+    metric: Metric
+    count: int
+
+    def found(self, rows: list[tuple[Any, ...]]) -> list[list[FoundChunk]]:
+        """Return what each search found, from the rows that the statement returned."""
+        return _of_many(rows, self.metric, self.count)
+
+
+def plan_many(
+    collection: CollectionState, name: str, embeddings: Embeddings, settings: dict[str, str], **values: object
+) -> PlannedSearches:
+    """Return the statement of one named search for each of several prepared queries, float32 [q, d]."""
+    spec = collection.spec
+    values["queries"] = EmbeddingArray(embeddings, spec.precision)
+    values["collection_id"] = collection.id
+    text = _statement_of_many(name, collection.id, spec.metric, spec.precision, "asked")
+    return PlannedSearches(text, values, settings, spec.metric, len(embeddings))
 
 
 def join_candidates(
@@ -99,12 +139,37 @@ def join_candidates(
     found: beyond `applied`, the tail is not whole.
     """
     values: dict[str, Any] = {} if filter is None else {"filter": filter.jsonpath()}
-    values |= {"ids": _BigintArray(ids), "applied": applied, "top_k": top_k, "collection_id": collection.id}
-    values["query"] = parameter(embedding, collection)
+    values |= {"ids": BigintArray(ids), "applied": applied, "top_k": top_k, "collection_id": collection.id}
+    values["query"] = embedding_parameter(embedding, collection.spec.precision)
     name = "candidates" if filter is None else "candidates_filtered"
     text = _statement(name, collection.id, collection.spec.metric, False)
     rows = _within_budget(database, collection, text, values, settings | _BY_ID)
-    return _chunks(rows, collection.spec.metric), rows[0][-1] if rows else None
+    return _chunks(rows, collection.spec.metric), rows[0][HORIZON] if rows else None
+
+
+def join_candidates_of_many(
+    database: Database,
+    collection: CollectionState,
+    embeddings: Embeddings,
+    settings: dict[str, str],
+    *,
+    top_k: int,
+    ids: Sequence[Ids],
+    applied: int,
+    filter: Filter | None,
+) -> tuple[list[list[FoundChunk]], int | None]:
+    """Do what `join_candidates` does for each of several queries, float32 [q, d], with its ids, in one statement."""
+    values: dict[str, Any] = {} if filter is None else {"filter": filter.jsonpath()}
+    ends = np.cumsum([len(some) for some in ids])
+    firsts = ends - [len(some) for some in ids] + 1  # PostgreSQL counts from 1, and a slice has its last item in it
+    values |= {"ids": BigintArray(np.concatenate(ids)), "firsts": BigintArray(firsts), "lasts": BigintArray(ends)}
+    values |= {"applied": applied, "top_k": top_k, "collection_id": collection.id}
+    values["queries"] = EmbeddingArray(embeddings, collection.spec.precision)
+    name = "candidates" if filter is None else "candidates_filtered"
+    spec = collection.spec
+    text = _statement_of_many(name, collection.id, spec.metric, spec.precision, "asked_with_ids")
+    rows = _within_budget(database, collection, text, values, settings | _BY_ID)
+    return _of_many(rows, spec.metric, len(embeddings)), rows[0][HORIZON] if rows else None
 
 
 def compare_selected(
@@ -123,9 +188,9 @@ def compare_selected(
 
     Returns None where more than LATER_CHUNKS came later, or changes were forgotten: the ids have to be read anew.
     """
-    values: dict[str, Any] = {"ids": _BigintArray(ids), "applied": applied, "filter": filter.jsonpath()}
+    values: dict[str, Any] = {"ids": BigintArray(ids), "applied": applied, "filter": filter.jsonpath()}
     values |= {"top_k": top_k, "later": LATER_CHUNKS, "collection_id": collection.id}
-    values["query"] = parameter(embedding, collection)
+    values["query"] = embedding_parameter(embedding, collection.spec.precision)
     text = _statement("exact_selected", collection.id, collection.spec.metric, ties)
     rows = _within_budget(database, collection, text, values, settings | _BY_ID)
     if rows and not rows[0][-1]:
@@ -193,11 +258,6 @@ def _rows(
         return once()
 
 
-def parameter(embedding: Embeddings, collection: CollectionState) -> HalfVector | Vector:
-    """Return a prepared query, float32 [d], as a parameter of the column's type."""
-    return HalfVector(embedding) if collection.spec.precision == "half" else Vector(embedding)
-
-
 def _chunks(rows: list[tuple[Any, ...]], metric: Metric) -> list[FoundChunk]:
     """Make chunks of rows that begin with COLUMNS and the distance."""
     # pgvector returns the negative inner product, since PostgreSQL scans indexes upwards only.
@@ -209,26 +269,26 @@ def _chunks(rows: list[tuple[Any, ...]], metric: Metric) -> list[FoundChunk]:
     ]
 
 
-class _BigintArray:
-    """Ids, int64 [n], as a parameter: thousands of them are written at once."""
-
-    def __init__(self, ids: Ids) -> None:
-        self.ids = ids
-
-
-class _BigintArrayDumper(Dumper):
-    """PostgreSQL's binary form of an array: dimensions, nulls, the items' type, length, first index; then the items."""
-
-    format = psycopg.pq.Format.BINARY
-    oid = _BIGINT_ARRAY_OID
-
-    def dump(self, obj: _BigintArray) -> bytes:
-        items = np.empty(len(obj.ids), _BIGINT_ITEM)
-        items["size"], items["value"] = 8, obj.ids
-        return struct.pack(">iiiii", 1, 0, _BIGINT_OID, len(items), 1) + items.tobytes()
+def _of_many(rows: list[tuple[Any, ...]], metric: Metric, queries: int) -> list[list[FoundChunk]]:
+    """Make chunks of rows that end with their query's number, which counts from 1."""
+    found: list[list[FoundChunk]] = [[] for _ in range(queries)]
+    for row, chunk in zip(rows, _chunks(rows, metric), strict=True):
+        found[row[-1] - 1].append(chunk)
+    return found
 
 
-psycopg.adapters.register_dumper(_BigintArray, _BigintArrayDumper)
+@cache
+def _statement_of_many(name: str, collection_id: int, metric: Metric, precision: Precision, asked: str) -> str:
+    """The named search with the queries of an array in the place of one."""
+    search = _statement(name, collection_id, metric, False)
+    search = search.replace("%(query)s", "q.embedding").replace("%(ids)s::bigint[]", "q.ids")
+    return query(
+        "search",
+        "of_many",
+        asked=query("search", asked, type=TYPE[precision]),
+        search=search,
+        public_id=PUBLIC_ID.replace("c.", "found."),
+    )
 
 
 @cache

@@ -75,6 +75,25 @@ class _Waiting:
             self.charge(budget, cost_usd)
 
 
+@dataclass(slots=True)
+class _Run:
+    """Searches one after the other that cost the same."""
+
+    day: date
+    search: SearchObserved
+    count: int = 1
+
+    def is_like(self, other: SearchObserved) -> bool:
+        """Costs are not compared but for being the same object, as they are where nothing was embedded."""
+        search = self.search
+        return (
+            other.cost is search.cost
+            and other.tags == search.tags
+            and other.collection.name == search.collection.name
+            and other.backend == search.backend
+        )
+
+
 class SpendingRecorder:
     """An observer that records what each request used and cost. Safe from any thread.
 
@@ -89,6 +108,7 @@ class SpendingRecorder:
         self._now = now
         self._adding = threading.Lock()
         self._waiting = _Waiting()
+        self._alike: _Run | None = None
         self._totals: dict[Subject, Spent] = {}
         self._writing = threading.Lock()
         self._failures = 0
@@ -99,14 +119,28 @@ class SpendingRecorder:
         """Add what a search or an answer used."""
         match observed:
             case SearchObserved():
-                self._add(observed, observed.cost.charges or [_nothing("search", observed.backend)])
+                self._count(observed)
             case AnswerObserved() if _begun(observed):
-                self._add(observed, observed.cost.charges or [_nothing("generate", observed.model)])
+                charges = observed.cost.charges or [_nothing("generate", observed.model)]
+                with self._adding:
+                    self._add(self._now().date(), observed, charges)
                 self._attempt_flush()
+
+    def _count(self, search: SearchObserved) -> None:
+        """Count a search with the one before where both cost the same, as most do."""
+        day = self._now().date()
+        with self._adding:
+            run = self._alike
+            if run is not None and run.day == day and run.is_like(search):
+                run.count += 1
+            else:
+                self._end_run()
+                self._alike = _Run(day, search)
 
     def totals(self) -> dict[Subject, Spent]:
         """Return all that this process has added, also what the corpus does not have yet."""
         with self._adding:
+            self._end_run()
             return dict(self._totals)
 
     def flush(self) -> None:
@@ -116,6 +150,7 @@ class SpendingRecorder:
 
     def _write(self) -> None:
         with self._adding:
+            self._end_run()
             taken, self._waiting = self._waiting, _Waiting()
         if not (taken.spending or taken.budgets):
             return
@@ -172,17 +207,23 @@ class SpendingRecorder:
             self._forgot_s = time.monotonic()
             log.warning("spending: forgetting what is old failed: %s", error)
 
-    def _add(self, observed: Observed, charges: Sequence[Charge]) -> None:
-        day, tags = self._now().date(), observed.tags
-        spents = [(charge, _spent(charge)) for charge in charges]
-        with self._adding:
-            for charge, spent in spents:
-                self._waiting.add(_key(day, tags, observed.collection.name, charge), spent)
-                subject = Subject(charge.stage, charge.model, charge.priced)
-                self._totals[subject] = self._totals.get(subject, Spent()) + spent
-            cost_usd = sum((charge.cost_usd for charge in charges), Decimal())
-            if cost_usd:
-                self._charge(day, tags, cost_usd)
+    def _end_run(self) -> None:
+        """Add what the searches cost that were counted. Needs the lock."""
+        run, self._alike = self._alike, None
+        if run is not None:
+            search = run.search
+            self._add(run.day, search, search.cost.charges or [_nothing("search", search.backend)], run.count)
+
+    def _add(self, day: date, observed: Observed, charges: Sequence[Charge], times: int = 1) -> None:
+        """Add what so many requests cost, each the same. Needs the lock."""
+        for charge in charges:
+            spent = _spent(charge, times)
+            self._waiting.add(_key(day, observed.tags, observed.collection.name, charge), spent)
+            subject = Subject(charge.stage, charge.model, charge.priced)
+            self._totals[subject] = self._totals.get(subject, Spent()) + spent
+        cost_usd = sum((charge.cost_usd for charge in charges), Decimal()) * times
+        if cost_usd:
+            self._charge(day, observed.tags, cost_usd)
 
     def _charge(self, day: date, tags: Tags, cost_usd: Decimal) -> None:
         for budget in self._budgets:
@@ -206,7 +247,7 @@ def _key(day: date, tags: Tags, collection: str, charge: Charge) -> SpendingKey:
     return SpendingKey(day, tags.tenant, tags.user, tags.feature, collection, charge.stage, model, charge.priced)
 
 
-def _spent(charge: Charge) -> Spent:
-    counts = {_COUNTED[unit]: int(count) for unit, count in charge.used.items() if unit in _COUNTED}
-    gpu_s = charge.used.get("gpu_s", Decimal())
-    return Spent(requests=1, gpu_s=gpu_s, cost_usd=charge.cost_usd, **counts)
+def _spent(charge: Charge, times: int) -> Spent:
+    counts = {_COUNTED[unit]: int(count) * times for unit, count in charge.used.items() if unit in _COUNTED}
+    gpu_s = charge.used.get("gpu_s", Decimal()) * times
+    return Spent(requests=times, gpu_s=gpu_s, cost_usd=charge.cost_usd * times, **counts)

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +13,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client.registry import Collector
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from retrieval.library import Ragstone
 from retrieval.service import failures
@@ -22,6 +24,9 @@ from retrieval.service.limits import BodyLimit
 from retrieval.service.metrics import Metrics
 from retrieval.service.routes import answers, chat, collections, documents, files, health, search
 from retrieval.service.service import Service
+from retrieval.service.shortcut import QuickAnswers, Shortcut
+from retrieval.service.together import Together
+from retrieval.service.wire import QuickRoute
 from retrieval.service.worker import IngestWorker
 
 log = logging.getLogger(__name__)
@@ -47,7 +52,10 @@ def create_app(
     the first of it outermost, within what the service itself counts and logs. `warmed` is called in a thread, once
     the embedding model is loaded, or could not be.
     """
-    service = Service(rag, Metrics(rag, collectors), IngestWorker(rag))
+    threads = ThreadPoolExecutor(rag.settings.service_threads, thread_name_prefix="ragstone-search")
+    metrics = Metrics(rag, collectors)
+    together = Together(rag, threads, search.rendered, metrics.searches)
+    service = Service(rag, metrics, IngestWorker(rag), threads, together)
     app = FastAPIOffline(
         title="Ragstone",
         version=version("ragstone"),
@@ -60,17 +68,28 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service = service
-    app.add_middleware(Attributing)
-    app.add_middleware(BodyLimit, max_body_bytes=rag.settings.max_body_bytes)
-    for one in reversed(middleware):
-        app.add_middleware(one.cls, *one.args, **one.kwargs)
-    app.add_middleware(Edge, metrics=service.metrics)  # added last, it stands outermost
+    app.user_middleware = [
+        Middleware(Edge, metrics=service.metrics),
+        *middleware,
+        Middleware(BodyLimit, max_body_bytes=rag.settings.max_body_bytes),
+        Middleware(Attributing),
+    ]
     served = (*ROUTERS, *routers)
     failures.install(app, served)
     for router in served:
         app.include_router(router)
     complete(app)
+    app.middleware_stack = _with_shortcut(app)
     return app
+
+
+def _with_shortcut(app: FastAPI) -> ASGIApp:
+    """FastAPI's layers, and a short way beside them for quick routes."""
+    quick: ASGIApp = QuickAnswers(app.exception_handlers)
+    for layer in reversed(app.user_middleware):
+        quick = layer.cls(quick, *layer.args, **layer.kwargs)
+    routes = [route for route in app.state.routes if isinstance(route, QuickRoute)]
+    return Shortcut(app.build_middleware_stack(), routes, quick)
 
 
 def _warm(rag: Ragstone, warmed: Callable[[], None]) -> None:
@@ -94,6 +113,8 @@ def _lifespan(service: Service, hooks: Sequence[Hook], warmed: Callable[[], None
             service.worker.start()
             stack.push_async_callback(anyio.to_thread.run_sync, service.worker.stop)
             stack.push_async_callback(service.rag.close_streams)
+            stack.callback(service.threads.shutdown, wait=False)
+            stack.push_async_callback(service.together.close)
             for hook in hooks:
                 await stack.enter_async_context(hook(app))
             yield

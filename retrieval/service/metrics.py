@@ -12,6 +12,7 @@ from retrieval.service.failures import CLIENT_GONE
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 REQUEST_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+SEARCHES_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 POOL_GAUGES = {
     "pool_size": "Connections to PostgreSQL that are open",
     "pool_available": "Connections that wait to be used",
@@ -47,6 +48,12 @@ class Metrics:
             buckets=REQUEST_BUCKETS_S,
             registry=self.registry,
         )
+        self._searches = Histogram(
+            "ragstone_searches_at_once",
+            "Searches with an embedding that were answered together",
+            buckets=SEARCHES_BUCKETS,
+            registry=self.registry,
+        )
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         ProcessCollector(registry=self.registry)
         for collector in (_Resources(rag), *collectors):
@@ -58,6 +65,10 @@ class Metrics:
         requests, durations = self._known.get(labels) or self._meet(*labels)
         requests.inc()
         durations.observe(took_s)
+
+    def searches(self, count: int) -> None:
+        """Count searches that are answered together."""
+        self._searches.observe(count)
 
     def _meet(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
         """Find what counts these, and remember it: the client looks for it anew each time, behind a lock."""

@@ -1,12 +1,9 @@
 """JSON in, read strictly; JSON out, written fast."""
 
-import asyncio
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic_core import from_json, to_json
@@ -63,23 +60,25 @@ class StrictRoute(APIRoute):
 
 
 class QuickRoute(StrictRoute):
-    """A StrictRoute for what is asked most: a plain function of `here`, `name` and `body`, which returns a response.
+    """A StrictRoute for what is asked most: a coroutine of `here`, `name` and `body`, which returns a response.
 
-    It is described like any other route. A request goes straight to the function, in a thread, with its body checked
-    as FastAPI checks it: what FastAPI does around that for dependencies, which there are none of, costs more than
-    the rest. Errors are raised, as from any other route.
+    It is described like any other route. A request goes straight to it, with its body checked as FastAPI checks it:
+    what FastAPI does around that for dependencies, which there are none of, costs more than the rest. Errors are
+    raised, as from any other route.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in (self.methods or ()):
             await super().handle(scope, receive, send)
             return
-        body = self._checked(await _sent(StrictRequest(scope, receive)))
-        here, name = scope["app"].state.service, scope["path_params"]["name"]
-        threads, context = _threads(scope["app"]), copy_context()
-        answering = asyncio.get_running_loop().run_in_executor(threads, context.run, self.endpoint, here, name, body)
-        response: Response = await answering
+        response = await self.answer(scope, receive)
         await response(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive) -> Response:
+        """Return the response to a request that was routed here."""
+        body = self._checked(await _sent(StrictRequest(scope, receive)))
+        response: Response = await self.endpoint(scope["app"].state.service, scope["path_params"]["name"], body)
+        return response
 
     def _checked(self, sent: Any) -> Any:
         """Return the body's model; raises RequestValidationError."""
@@ -88,19 +87,6 @@ class QuickRoute(StrictRoute):
         if faults:
             raise RequestValidationError(faults, body=sent)
         return body
-
-
-def _threads(app: FastAPI) -> ThreadPoolExecutor:
-    """The app's threads for quick routes: at most `service_threads`, beside as many for the others.
-
-    Handing over to one takes a third of the processor time that it takes with AnyIO.
-    They end with the app, or with the interpreter.
-    """
-    if not hasattr(app.state, "quick_threads"):
-        most = app.state.service.rag.settings.service_threads
-        app.state.quick_threads = ThreadPoolExecutor(most, thread_name_prefix="ragstone-quick")
-    threads: ThreadPoolExecutor = app.state.quick_threads
-    return threads
 
 
 async def _sent(request: StrictRequest) -> Any:

@@ -116,6 +116,21 @@ recent AS MATERIALIZED (
 SELECT {columns}, c.distance FROM (SELECT * FROM nearest UNION ALL SELECT * FROM recent) c
 ORDER BY c.distance + 0, {public_id} LIMIT %(top_k)s
 
+-- name: of_many
+-- A search for each of several queries: what a statement costs beside the search is paid once.
+SELECT found.*, q.position FROM {asked} CROSS JOIN LATERAL ({search}) found
+ORDER BY q.position, found.distance, {public_id}
+
+-- name: asked
+-- The queries, numbered from 1.
+unnest(%(queries)s::{type}[]) WITH ORDINALITY q(embedding, position)
+
+-- name: asked_with_ids
+-- The same, each with its part of the ids, which is cut out once (OFFSET 0).
+unnest(%(queries)s::{type}[], %(firsts)s::bigint[], %(lasts)s::bigint[]) WITH ORDINALITY a(embedding, first, last, position)
+CROSS JOIN LATERAL (
+    SELECT a.embedding, a.position, (%(ids)s::bigint[])[a.first::int:a.last::int] AS ids OFFSET 0) q
+
 -- name: count_matching
 -- How many chunks match, counted no further than the limit.
 SELECT count(*) FROM (SELECT FROM {chunk} WHERE metadata @@ %(filter)s::jsonpath LIMIT %(limit)s) matching

@@ -1,0 +1,75 @@
+"""Statements that an event loop waits for: the same ones as elsewhere, without a thread for each."""
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from pgvector.psycopg import register_vector_async
+from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
+
+from backends.corpus.database import Database, session_settings
+
+AsyncConnection = psycopg.AsyncConnection[TupleRow]
+Settings = dict[str, str]
+
+log = logging.getLogger(__name__)
+
+
+class AsyncStatements:
+    """Connections for searches of one event loop, opened as they are needed, beside the pool of `database`.
+
+    As many as are asked for at once. Errors are not told here: a thread that does the same has the words for them.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._free: list[tuple[AsyncConnection, Settings]] = []
+
+    async def rows(self, text: str, values: dict[str, Any], settings: Settings) -> list[TupleRow] | None:
+        """Run one statement in a session that is set to `settings`, and return its rows; None where that failed."""
+        try:
+            return await self._rows(text, values, settings)
+        except psycopg.Error as error:
+            log.debug("a search is done again, in a thread: %s", error)
+            return None
+
+    async def _rows(self, text: str, values: dict[str, Any], settings: Settings) -> list[TupleRow]:
+        connection, was_set_to = self._free.pop() if self._free else (await self._connect(), {})
+        try:
+            if was_set_to != settings:
+                await connection.execute(session_settings(settings))
+            cursor = await connection.execute(text, values, binary=True)
+            rows = await cursor.fetchall()
+        except BaseException:
+            await _closed(connection)
+            raise
+        self._free.append((connection, settings))
+        return rows
+
+    async def close(self) -> None:
+        """Close the connections that are free; one that is in use is closed by whoever uses it."""
+        while self._free:
+            await _closed(self._free.pop()[0])
+
+    async def _connect(self) -> AsyncConnection:
+        connection: AsyncConnection = await psycopg.AsyncConnection.connect(
+            self._database.conninfo, **self._database.options
+        )
+        try:
+            await register_vector_async(connection)
+        except BaseException:
+            await _closed(connection)
+            raise
+        return connection
+
+
+async def _closed(connection: AsyncConnection) -> None:
+    """Close without a wait; a statement that still runs is ended by its own timeout."""
+    with suppress(psycopg.Error):
+        if connection.info.transaction_status is TransactionStatus.ACTIVE:
+            with suppress(asyncio.CancelledError, TimeoutError):
+                await connection.cancel_safe(timeout=1.0)
+        await connection.close()
