@@ -6,8 +6,11 @@ https://arxiv.org/abs/1603.09320; the parameters: https://github.com/pgvector/pg
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import psycopg
@@ -17,8 +20,10 @@ from backends.corpus.collections import BUILD_LOCK_SPACE, CollectionState, table
 from backends.corpus.database import Connection, Database
 from backends.corpus.parameters import embedding_parameter
 from backends.corpus.queries import query
-from backends.corpus.search import OPERATOR, FoundChunk, PlannedSearches, plan_many, run, run_many
+from backends.corpus.search import OPERATOR, PlannedSearches, plan_many, run_many, run_nearest
 from backends.filters import OPERATORS, Filter
+from backends.hits import Hit
+from backends.recency import Recency
 from backends.types import (
     Batch,
     Candidates,
@@ -63,7 +68,17 @@ _ONLY_HNSW = {
     "hnsw.max_scan_tuples": str(MAX_SCAN_TUPLES),
 }
 
+Found = TypeVar("Found")
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A statement that does searches; `settled` is the sequence that it must see, None where it takes any."""
+
+    statement: PlannedSearches
+    settled: int | None
 
 
 class PgvectorIndex(VectorIndex):
@@ -89,6 +104,7 @@ class PgvectorIndex(VectorIndex):
         self._ready = False
         self._seen_at = float("-inf")
         self._builder: Connection | None = None
+        self._recency = Recency()
 
     @property
     def ready(self) -> bool:
@@ -186,24 +202,13 @@ class PgvectorIndex(VectorIndex):
         filter: Filter | None,
         effort: int | None = None,
         proposals: int = MAX_SCAN_TUPLES,
-    ) -> list[FoundChunk]:
+    ) -> list[Hit]:
         """Search and join in one statement: one prepared query, float32 [d].
 
         Fewer than top_k where the scan ends, or none of `proposals` chunks, nearest first, matches any more.
         """
-        settings = self.settings(top_k, effort)
-        if filter is None:
-            return run(self._database, self._collection, "nearest", embedding, settings, top_k=top_k)
-        return run(
-            self._database,
-            self._collection,
-            "nearest_filtered",
-            embedding,
-            settings,
-            top_k=top_k,
-            filter=filter.jsonpath(),
-            proposals=proposals,
-        )
+        search = partial(run_nearest, self._database, self._collection)
+        return self._found(search, embedding, top_k, filter, effort, proposals)
 
     def nearest_of_many(
         self,
@@ -212,30 +217,50 @@ class PgvectorIndex(VectorIndex):
         filter: Filter | None,
         effort: int | None = None,
         proposals: int = MAX_SCAN_TUPLES,
-    ) -> list[list[FoundChunk]]:
+    ) -> list[list[Hit]]:
         """Do what `nearest` does for each of several queries, float32 [q, d], in one statement."""
-        settings = self.settings(top_k, effort)
-        if filter is None:
-            return run_many(self._database, self._collection, "nearest", embeddings, settings, top_k=top_k)
-        return run_many(
-            self._database,
-            self._collection,
-            "nearest_filtered",
-            embeddings,
-            settings,
-            top_k=top_k,
-            filter=filter.jsonpath(),
-            proposals=proposals,
-        )
+        search = partial(run_many, self._database, self._collection)
+        return self._found(search, embeddings, top_k, filter, effort, proposals)
 
-    def planned(self, embeddings: Embeddings, top_k: int, effort: int | None) -> PlannedSearches | None:
+    def _found(
+        self,
+        search: Callable[..., tuple[list[Found], int | None]],
+        asked: Embeddings,
+        top_k: int,
+        filter: Filter | None,
+        effort: int | None,
+        proposals: int,
+    ) -> list[Found]:
+        """Look at recent changes, too, unless it is known that there are none: that takes a quarter of the time."""
+        name, values = "nearest", dict[str, object](top_k=top_k)
+        if filter is not None:
+            name, values = "nearest_filtered", {**values, "filter": filter.jsonpath(), "proposals": proposals}
+        settings = self.settings(top_k, effort)
+        if (settled := self._recency.settled()) is not None:
+            found, sequence = search(name, asked, settings, **values)
+            if sequence == settled:
+                return found
+        found, sequence = search(f"{name}_and_recent", asked, settings, **values)
+        self._recency.note(sequence)
+        return found
+
+    def planned(self, embeddings: Embeddings, top_k: int, effort: int | None) -> Planned | None:
         """Return the statement of such searches without a filter; None where it is not known that HNSW is there.
 
         Nobody is asked.
         """
         if not self._ready or time.monotonic() - self._seen_at > STATE_TTL_S:
             return None
-        return plan_many(self._collection, "nearest", embeddings, self.settings(top_k, effort), top_k=top_k)
+        settled = self._recency.settled()
+        name = "nearest_and_recent" if settled is None else "nearest"
+        settings = self.settings(top_k, effort)
+        return Planned(plan_many(self._collection, name, embeddings, settings, top_k=top_k), settled)
+
+    def found(self, planned: Planned, rows: list[tuple[Any, ...]]) -> list[list[Hit]] | None:
+        """Return what planned searches found; None where they did not look at what is recent."""
+        found, sequence = planned.statement.found(rows)
+        self._recency.note(sequence)
+        return found if planned.settled in (None, sequence) else None
 
     def settings(self, top_k: int, effort: int | None) -> dict[str, str]:
         """Return what a session that searches is set to."""

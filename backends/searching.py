@@ -16,8 +16,6 @@ from backends.corpus.collections import CollectionState, find_collection
 from backends.corpus.database import Database
 from backends.corpus.following import forgotten_up_to
 from backends.corpus.search import (
-    FoundChunk,
-    PlannedSearches,
     compare_selected,
     count_matching,
     join_candidates,
@@ -28,7 +26,8 @@ from backends.corpus.search import (
 from backends.efforts import band_of, effort_of
 from backends.errors import FilterTooExpensive, IndexUnavailable
 from backends.filters import Filter
-from backends.pgvector import MAX_SCAN_TUPLES, PgvectorIndex
+from backends.hits import Hit
+from backends.pgvector import MAX_SCAN_TUPLES, PgvectorIndex, Planned
 from backends.selections import UNKNOWN, Matching, Selections
 from backends.types import Embeddings
 
@@ -56,13 +55,13 @@ EXACT_FALLBACK_CHUNKS = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The chunks, nearest first, ties by id; which backend proposed them; whether every embedding was compared.
+    """The hits, nearest first, ties by id; which backend proposed them; whether every embedding was compared.
 
     `effort` is what the index was searched with, None for its default. `index_s` is what the index took where it is
     not in the corpus, 0 elsewhere; the rest of a search is the corpus's.
     """
 
-    chunks: list[FoundChunk]
+    hits: list[Hit]
     backend: str
     exact: bool
     effort: int | None = None
@@ -151,7 +150,7 @@ class Searcher:
             found += shared or [self.search(one, top_k, filter, exact, effort) for one in some]
         return found
 
-    def planned(self, embeddings: Embeddings, top_k: int) -> PlannedSearches | None:
+    def planned(self, embeddings: Embeddings, top_k: int) -> Planned | None:
         """Return the statement that does such searches without a filter, where it is known to be all that they take.
 
         Nobody is asked. `found` makes of its rows what `search_many` returns.
@@ -160,13 +159,14 @@ class Searcher:
             return None
         return self._index.planned(embeddings, top_k, self._effort(None, None, UNKNOWN))
 
-    def found(self, planned: PlannedSearches, rows: list[tuple[Any, ...]], top_k: int) -> list[Found] | None:
-        """Return what planned searches found; None where one came short, and all have to be done otherwise."""
+    def found(self, planned: Planned, rows: list[tuple[Any, ...]], top_k: int) -> list[Found] | None:
+        """Return what planned searches found; None where that is not enough, and all have to be done otherwise."""
+        assert isinstance(self._index, PgvectorIndex)
         effort = self._effort(None, None, UNKNOWN)
-        chunks = planned.found(rows)
-        if any(len(some) < top_k for some in chunks):
+        found = self._index.found(planned, rows)
+        if found is None or any(len(hits) < top_k for hits in found):
             return None
-        return [Found(chunks=some, backend=self._index.name, exact=False, effort=effort) for some in chunks]
+        return [Found(hits=hits, backend=self._index.name, exact=False, effort=effort) for hits in found]
 
     def _shared(self, embeddings: Embeddings, top_k: int, filter: Filter | None, effort: int | None) -> list[Found]:
         """Ask the index for all of them at once; nothing where that is not the way to answer them."""
@@ -183,14 +183,14 @@ class Searcher:
             return []
         return [self._completed(one, some, matching) for one, some in zip(asked, chunks, strict=True)]
 
-    def _completed(self, asked: _Question, chunks: list[FoundChunk], matching: Matching) -> Found:
+    def _completed(self, asked: _Question, chunks: list[Hit], matching: Matching) -> Found:
         """What the index found, if that is enough, else all that matches compared."""
         matching.attempts.note(reached=len(chunks) >= asked.top_k)
         if len(chunks) < asked.top_k:
             # Short because nothing more matches, or because the index did not reach it: only the corpus knows.
             return self._exact(asked.embedding, asked.top_k, asked.filter, matching)
         return Found(
-            chunks=chunks,
+            hits=chunks,
             backend=self._index.name,
             exact=self._index.capabilities.exact,
             effort=asked.effort,
@@ -227,11 +227,11 @@ class Searcher:
         chunks = self._compared(embedding, top_k + 1, filter, matching)
         if len(chunks) > top_k and chunks[top_k].score == chunks[top_k - 1].score:
             chunks = self._compared(embedding, top_k, filter, matching, ties=True)
-        return Found(chunks=chunks[:top_k], backend=self._index.name, exact=True)
+        return Found(hits=chunks[:top_k], backend=self._index.name, exact=True)
 
     def _compared(
         self, embedding: Embeddings, top_k: int, filter: Filter | None, matching: Matching, ties: bool = False
-    ) -> list[FoundChunk]:
+    ) -> list[Hit]:
         """Compare all that match: the ids that are known, or else every chunk is asked whether it does."""
         if filter is not None and matching.ids is not None:
             chunks = self._selected(embedding, top_k, filter, matching, ties)
@@ -244,7 +244,7 @@ class Searcher:
 
     def _selected(
         self, embedding: Embeddings, top_k: int, filter: Filter, matching: Matching, ties: bool
-    ) -> list[FoundChunk] | None:
+    ) -> list[Hit] | None:
         """Compare the ids that are known, and what came later; where that is much they are read anew."""
         for _ in range(CATCH_UPS):
             if matching.ids is None:
@@ -271,7 +271,7 @@ class Searcher:
             return self._index.settings(1, None)
         return self._exact_settings
 
-    def _approximate(self, asked: _Question, matching: Matching) -> list[FoundChunk]:
+    def _approximate(self, asked: _Question, matching: Matching) -> list[Hit]:
         if isinstance(self._index, PgvectorIndex):
             proposals = matching.proposals(asked.top_k, MAX_SCAN_TUPLES)
             return self._index.nearest(asked.embedding, asked.top_k, asked.filter, asked.effort, proposals)
@@ -283,9 +283,7 @@ class Searcher:
                 return chunks
             wanted = min(wanted * WIDENING, MAX_CANDIDATES)
 
-    def _approximate_many(
-        self, embeddings: Embeddings, asked: list[_Question], matching: Matching
-    ) -> list[list[FoundChunk]]:
+    def _approximate_many(self, embeddings: Embeddings, asked: list[_Question], matching: Matching) -> list[list[Hit]]:
         first = asked[0]
         if isinstance(self._index, PgvectorIndex):
             proposals = matching.proposals(first.top_k, MAX_SCAN_TUPLES)
@@ -299,7 +297,7 @@ class Searcher:
 
     def _proposed_many(
         self, embeddings: Embeddings, asked: list[_Question], matching: Matching, wanted: int
-    ) -> list[list[FoundChunk]]:
+    ) -> list[list[Hit]]:
         """Return what the index proposes for each, joined with the tail; nothing where the tail is not whole."""
         first = asked[0]
         started_s = time.perf_counter()
@@ -322,7 +320,7 @@ class Searcher:
             one.index_s.append(index_s)
         return found
 
-    def _proposed(self, asked: _Question, matching: Matching, wanted: int) -> tuple[list[FoundChunk], int]:
+    def _proposed(self, asked: _Question, matching: Matching, wanted: int) -> tuple[list[Hit], int]:
         """Return what the index proposes, joined with the whole tail, and how many chunks it proposed."""
         for _ in range(CATCH_UPS):
             queries = asked.embedding[None, :]

@@ -52,8 +52,7 @@ def _prepared_quickly(vector: NDArray[Any], spec: IndexSpec) -> Embeddings | Non
     """Do what `prepare` does to one embedding of no unusual size, in few calls; None leaves it to `prepare`."""
     if spec.metric == "cosine":
         exact = vector.astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):  # told below
-            square = float(exact @ exact)
+        square = float(np.vdot(exact, exact))  # which warns of nothing, in a fifth of the time that warnings take
         if not 1e-8 < square < 1e8:  # nor is NaN
             return None
         exact /= math.sqrt(square)

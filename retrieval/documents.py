@@ -1,12 +1,10 @@
 """What goes in and what comes out: documents, hits, citations, answers."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from backends.hits import Hit as Hit
+from backends.hits import Metadata as Metadata
 from retrieval.costing import NO_COST, Cost
-
-Metadata = dict[str, Any]
-"""Flat: a key to a string, a number, a boolean, or a list of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,25 +22,6 @@ class Chunk:
     """A passage of a document before it is kept: characters `start` to `end` of the document's text."""
 
     text: str
-    start: int
-    end: int
-
-
-@dataclass(slots=True, kw_only=True)  # not frozen: to make one would take twice as long, and a search makes many
-class Hit:
-    """A chunk that a search found.
-
-    `id` is the document's id where the document has one chunk, else `document_id#n` with n from 1.
-    `score` is higher for nearer: cosine similarity, inner product, or minus the Euclidean distance.
-    `text` is characters `start` to `end` of the document's text.
-    """
-
-    id: str
-    document_id: str
-    title: str
-    score: float
-    text: str
-    metadata: Metadata
     start: int
     end: int
 

@@ -9,16 +9,15 @@ import numpy as np
 
 from backends.attached import AttachedIndex
 from backends.corpus.collections import CollectionState, find_collection
-from backends.corpus.search import FoundChunk, PlannedSearches
 from backends.errors import RagstoneError
 from backends.filters import parse
-from backends.pgvector import PgvectorIndex
+from backends.pgvector import PgvectorIndex, Planned
 from backends.searching import Found, Searcher
 from backends.types import Embeddings
 from backends.vectors import prepare_one
 from retrieval.checking import check_top_k
 from retrieval.costing import NO_COST, Cost
-from retrieval.documents import Hit, Retrieval
+from retrieval.documents import Retrieval
 from retrieval.generation.tokens import estimate_tokens
 from retrieval.observing import SearchObserved
 from retrieval.telling import NO_EMBEDDING, Asked, observed_search
@@ -145,7 +144,7 @@ class Searches:
 
     def completed(self, done: "SearchesPlanned", rows: list[tuple[Any, ...]]) -> list[Searched] | None:
         """Return what planned searches found, told to the observers; None where they have to be done otherwise."""
-        found = done.route.searcher.found(done.statement, rows, done.alike[0].asked.top_k)
+        found = done.route.searcher.found(done.planned, rows, done.alike[0].asked.top_k)
         if found is None:
             return None
         return [
@@ -163,7 +162,7 @@ class Searches:
         query.timings_ms.update(_stages(found, time.perf_counter() - started_s))
         cost = self._cost(found.backend, query)
         retrieval = Retrieval(
-            hits=[hit(chunk) for chunk in found.chunks],
+            hits=found.hits,
             timings_ms=query.timings_ms,
             backend=found.backend,
             exact=found.exact,
@@ -252,26 +251,8 @@ class SearchesPlanned:
     searches: Searches
     route: Route
     alike: Sequence[PreparedSearch]
-    statement: PlannedSearches
+    planned: Planned
     started_s: float = field(default_factory=time.perf_counter)
-
-
-def hit(found: FoundChunk) -> Hit:
-    """Return a found chunk as users see it, its span without the white space around the text."""
-    document_id, _, title, whole, metadata, start, _, score = found
-    text = whole.strip()
-    if len(text) != len(whole):
-        start += len(whole) - len(whole.lstrip())
-    return Hit(
-        id=found.id,
-        document_id=document_id,
-        title=title,
-        score=score,
-        text=text,
-        metadata=metadata,
-        start=start,
-        end=start + len(text),
-    )
 
 
 def _stages(found: Found, took_s: float) -> dict[str, float]:

@@ -50,7 +50,7 @@ def observed_search(
     cost: Cost = NO_COST,
 ) -> SearchObserved:
     """Return what observers are told of a search; to its stages this adds "total", from the question to now."""
-    chunks = [] if found is None else found.chunks
+    hits = [] if found is None else found.hits
     return SearchObserved(
         collection=collection,
         backend=collection.backend,
@@ -58,8 +58,8 @@ def observed_search(
         filter=asked.given,
         top_k=asked.top_k,
         effort=None if found is None else found.effort,
-        ids=[chunk.id for chunk in chunks],
-        scores=[chunk.score for chunk in chunks],
+        ids=[hit.id for hit in hits],
+        scores=[hit.score for hit in hits],
         exact=found is not None and found.exact,
         asked_exactly=asked.exact,
         outcome=outcome,

@@ -34,6 +34,8 @@ class AsyncStatements:
             return await self._rows(text, values, settings)
         except psycopg.Error as error:
             log.debug("a search is done again, in a thread: %s", error)
+            if isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.QueryCanceled):
+                await self.close()  # whatever ended this connection may have ended the others
             return None
 
     async def _rows(self, text: str, values: dict[str, Any], settings: Settings) -> list[TupleRow]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -15,6 +15,7 @@ from backends.corpus.parameters import TYPE, BigintArray, EmbeddingArray, embedd
 from backends.corpus.queries import query
 from backends.errors import FilterTooExpensive
 from backends.filters import Filter
+from backends.hits import Hit, Metadata
 from backends.types import Embeddings, Ids, Metric, Precision
 
 OPERATOR: dict[Metric, str] = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
@@ -25,8 +26,8 @@ PUBLIC_ID = """(CASE c.ordinal WHEN 0 THEN c.document_id ELSE c.document_id || '
 # Small changes of the last seconds, and not more of them than a search can compare beside what the index finds.
 IS_RECENT = """h.sequence > (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s) - 32
       AND h.chunks <= 64 AND h.committed_at > now() - interval '10 seconds'"""
-HORIZON = 8
-"""The column after COLUMNS and the distance, in what joins candidates."""
+NUMBER = 8
+"""The column after COLUMNS and the distance: of what joins candidates the horizon, of what HNSW finds the sequence."""
 LATER_CHUNKS = 2_000
 """What came after a selection of ids was made, and is still looked through in each search."""
 # The planner cannot know how short the tail is: it would rather read the whole table, or wake workers for it.
@@ -39,24 +40,6 @@ _BY_ID = {
 }
 
 
-class FoundChunk(NamedTuple):
-    """A chunk as the corpus returns it. `ordinal` is 0 for a document's only chunk, else counts from 1."""
-
-    document_id: str
-    ordinal: int
-    title: str
-    text: str
-    metadata: dict[str, Any]
-    start: int
-    end: int
-    score: float
-
-    @property
-    def id(self) -> str:
-        """The public id, by which ties are ordered."""
-        return f"{self.document_id}#{self.ordinal}" if self.ordinal else self.document_id
-
-
 def run(
     database: Database,
     collection: CollectionState,
@@ -66,17 +49,26 @@ def run(
     *,
     ties: bool = False,
     **values: object,
-) -> list[FoundChunk]:
+) -> list[Hit]:
     """Run one named search for one prepared query, float32 [d], its session set to `settings`.
 
     `ties` makes an exact search settle by id which of several equally near chunks come last; that sorts all.
     Raises FilterTooExpensive where it takes longer than the statement_timeout among the settings.
     """
-    values["query"] = embedding_parameter(embedding, collection.spec.precision)
-    values["collection_id"] = collection.id
-    text = _statement(name, collection.id, collection.spec.metric, ties)
-    rows = _within_budget(database, collection, text, values, settings)
-    return _chunks(rows, collection.spec.metric)
+    return _hits(_run(database, collection, name, embedding, settings, ties, values), collection.spec.metric)
+
+
+def run_nearest(
+    database: Database,
+    collection: CollectionState,
+    name: str,
+    embedding: Embeddings,
+    settings: dict[str, str],
+    **values: object,
+) -> tuple[list[Hit], int | None]:
+    """Do what `run` does for a search by HNSW, and return the sequence that it saw, None where nothing was found."""
+    rows = _run(database, collection, name, embedding, settings, False, values)
+    return _hits(rows, collection.spec.metric), rows[0][NUMBER] if rows else None
 
 
 def run_many(
@@ -86,14 +78,29 @@ def run_many(
     embeddings: Embeddings,
     settings: dict[str, str],
     **values: object,
-) -> list[list[FoundChunk]]:
-    """Run one named search for each of several prepared queries, float32 [q, d], all in one statement.
+) -> tuple[list[list[Hit]], int | None]:
+    """Run one named search by HNSW for each of several prepared queries, float32 [q, d], all in one statement.
 
     What a statement costs before and after the search is paid once: the driver's work in this process, most of all.
     Raises FilterTooExpensive where all together take longer than the statement_timeout among the settings.
     """
     planned = plan_many(collection, name, embeddings, settings, **values)
     return planned.found(_within_budget(database, collection, planned.text, planned.values, settings))
+
+
+def _run(
+    database: Database,
+    collection: CollectionState,
+    name: str,
+    embedding: Embeddings,
+    settings: dict[str, str],
+    ties: bool,
+    values: dict[str, object],
+) -> list[tuple[Any, ...]]:
+    values["query"] = embedding_parameter(embedding, collection.spec.precision)
+    values["collection_id"] = collection.id
+    text = _statement(name, collection.id, collection.spec.metric, ties)
+    return _within_budget(database, collection, text, values, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +113,15 @@ class PlannedSearches:
     metric: Metric
     count: int
 
-    def found(self, rows: list[tuple[Any, ...]]) -> list[list[FoundChunk]]:
-        """Return what each search found, from the rows that the statement returned."""
-        return _of_many(rows, self.metric, self.count)
+    def found(self, rows: list[tuple[Any, ...]]) -> tuple[list[list[Hit]], int | None]:
+        """Return what each search found, from the rows that the statement returned, and the sequence that it saw."""
+        return _of_many(rows, self.metric, self.count), rows[0][NUMBER] if rows else None
 
 
 def plan_many(
     collection: CollectionState, name: str, embeddings: Embeddings, settings: dict[str, str], **values: object
 ) -> PlannedSearches:
-    """Return the statement of one named search for each of several prepared queries, float32 [q, d]."""
+    """Return the statement of one named search by HNSW for each of several prepared queries, float32 [q, d]."""
     spec = collection.spec
     values["queries"] = EmbeddingArray(embeddings, spec.precision)
     values["collection_id"] = collection.id
@@ -132,7 +139,7 @@ def join_candidates(
     ids: Ids,
     applied: int,
     filter: Filter | None,
-) -> tuple[list[FoundChunk], int | None]:
+) -> tuple[list[Hit], int | None]:
     """Join what an index proposed, ids int64 [n], with the tail after number `applied`.
 
     Returns the chunks and the number up to which changes were forgotten in the same view, None where nothing was
@@ -144,7 +151,7 @@ def join_candidates(
     name = "candidates" if filter is None else "candidates_filtered"
     text = _statement(name, collection.id, collection.spec.metric, False)
     rows = _within_budget(database, collection, text, values, settings | _BY_ID)
-    return _chunks(rows, collection.spec.metric), rows[0][HORIZON] if rows else None
+    return _hits(rows, collection.spec.metric), rows[0][NUMBER] if rows else None
 
 
 def join_candidates_of_many(
@@ -157,7 +164,7 @@ def join_candidates_of_many(
     ids: Sequence[Ids],
     applied: int,
     filter: Filter | None,
-) -> tuple[list[list[FoundChunk]], int | None]:
+) -> tuple[list[list[Hit]], int | None]:
     """Do what `join_candidates` does for each of several queries, float32 [q, d], with its ids, in one statement."""
     values: dict[str, Any] = {} if filter is None else {"filter": filter.jsonpath()}
     ends = np.cumsum([len(some) for some in ids])
@@ -169,7 +176,7 @@ def join_candidates_of_many(
     spec = collection.spec
     text = _statement_of_many(name, collection.id, spec.metric, spec.precision, "asked_with_ids")
     rows = _within_budget(database, collection, text, values, settings | _BY_ID)
-    return _of_many(rows, spec.metric, len(embeddings)), rows[0][HORIZON] if rows else None
+    return _of_many(rows, spec.metric, len(embeddings)), rows[0][NUMBER] if rows else None
 
 
 def compare_selected(
@@ -183,7 +190,7 @@ def compare_selected(
     applied: int,
     filter: Filter,
     ties: bool = False,
-) -> list[FoundChunk] | None:
+) -> list[Hit] | None:
     """Compare the chunks that matched at number `applied`, ids int64 [n], and those that came later and match.
 
     Returns None where more than LATER_CHUNKS came later, or changes were forgotten: the ids have to be read anew.
@@ -196,7 +203,7 @@ def compare_selected(
     if rows and not rows[0][-1]:
         return None
     found = [row for row in rows if row[0] is not None]  # one row says so where nothing was found
-    return _chunks(found, collection.spec.metric)
+    return _hits(found, collection.spec.metric)
 
 
 def matching_ids(
@@ -258,22 +265,37 @@ def _rows(
         return once()
 
 
-def _chunks(rows: list[tuple[Any, ...]], metric: Metric) -> list[FoundChunk]:
-    """Make chunks of rows that begin with COLUMNS and the distance."""
+def _hits(rows: list[tuple[Any, ...]], metric: Metric) -> list[Hit]:
+    """Make hits of rows that begin with COLUMNS and the distance."""
     # pgvector returns the negative inner product, since PostgreSQL scans indexes upwards only.
     nearest = 1.0 if metric == "cosine" else 0.0
     all_metadata = json.loads(f"[{','.join([row[4] for row in rows])}]")
-    return [
-        FoundChunk(row[0], row[1], row[2], row[3], metadata, row[5], row[6], nearest - row[7])
-        for row, metadata in zip(rows, all_metadata, strict=True)
-    ]
+    return [_hit(row, metadata, nearest - row[7]) for row, metadata in zip(rows, all_metadata, strict=True)]
 
 
-def _of_many(rows: list[tuple[Any, ...]], metric: Metric, queries: int) -> list[list[FoundChunk]]:
+def _hit(row: tuple[Any, ...], metadata: Metadata, score: float) -> Hit:
+    """Return a row as users see it: its public id, its span without the white space around the text."""
+    document_id, ordinal, title, whole, _, start = row[:6]
+    text = whole.strip()
+    if len(text) != len(whole):
+        start += len(whole) - len(whole.lstrip())
+    return Hit(
+        id=f"{document_id}#{ordinal}" if ordinal else document_id,  # 0 for a document's only chunk
+        document_id=document_id,
+        title=title,
+        score=score,
+        text=text,
+        metadata=metadata,
+        start=start,
+        end=start + len(text),
+    )
+
+
+def _of_many(rows: list[tuple[Any, ...]], metric: Metric, queries: int) -> list[list[Hit]]:
     """Make chunks of rows that end with their query's number, which counts from 1."""
-    found: list[list[FoundChunk]] = [[] for _ in range(queries)]
-    for row, chunk in zip(rows, _chunks(rows, metric), strict=True):
-        found[row[-1] - 1].append(chunk)
+    found: list[list[Hit]] = [[] for _ in range(queries)]
+    for row, hit in zip(rows, _hits(rows, metric), strict=True):
+        found[row[-1] - 1].append(hit)
     return found
 
 

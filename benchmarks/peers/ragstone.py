@@ -15,6 +15,7 @@ class RagstonePeer(Peer):
 
     name = "ragstone"
     distributions: ClassVar[tuple[str, ...]] = ("ragstone", "psycopg", "pgvector")
+    has_batches = True
     settings: ClassVar[dict[str, object]] = {}
 
     def __init__(self, place: Place) -> None:
@@ -44,6 +45,12 @@ class RagstonePeer(Peer):
         assert self._collection is not None
         filter = None if below is None else {"n": {"$lt": below.bound}}
         return [hit.id for hit in self._collection.search(embedding, top_k, filter)]
+
+    def search_many(self, embeddings: Embeddings, top_k: int, effort: int | None) -> list[list[str]]:
+        """Search a batch in one call."""
+        del effort  # `prepare` has set it
+        assert self._collection is not None
+        return [[hit.id for hit in hits] for hits in self._collection.search_many(embeddings, top_k)]
 
     def size_bytes(self) -> int:
         """All tables of the corpus, which are this collection's, with their indexes."""

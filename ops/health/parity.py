@@ -9,8 +9,8 @@ from backends.attached import AttachedIndex
 from backends.corpus.following import sequence_of
 from backends.corpus.health_indexes import behind, counts
 from backends.corpus.indexes import find_index, sample_embeddings
-from backends.corpus.search import FoundChunk
 from backends.errors import FilterTooExpensive, IndexUnavailable
+from backends.hits import Hit
 from backends.searching import Searcher
 from backends.vectors import exact_scores
 from ops.health.check import Check, CheckFunction, Fix, FixFunction, Level
@@ -142,7 +142,7 @@ def index_self_recall(look: Look) -> Iterator[Check]:
             if asked >= LEAST_QUERIES and look.nearly_over:
                 break
             own = float(exact_scores(query, query[None], look.state.spec)[0])
-            best = searcher.search(query, 1).chunks
+            best = searcher.search(query, 1).hits
             found += bool(best) and best[0].score >= own - SCORE_EPSILON
             asked += 1
     share = found / asked
@@ -169,10 +169,10 @@ def index_recall(look: Look) -> Iterator[Check]:
             if look.nearly_over:
                 break
             try:
-                true = searcher.search(query, verification.TOP_K, exact=True).chunks
+                true = searcher.search(query, verification.TOP_K, exact=True).hits
             except FilterTooExpensive:  # those that were measured count
                 break
-            recalls.append(_recall(searcher.search(query, verification.TOP_K).chunks, true))
+            recalls.append(_recall(searcher.search(query, verification.TOP_K).hits, true))
     if len(recalls) < min(LEAST_QUERIES, len(stored)):
         raise IndexUnavailable(f"only {len(recalls)} exact searches ended within {look.subject.budget_s:g} s")
     recall, target = float(np.mean(recalls)), recall_target_of(state, look.subject.rag.settings)
@@ -186,7 +186,7 @@ def index_recall(look: Look) -> Iterator[Check]:
     )
 
 
-def _recall(found: list[FoundChunk], true: list[FoundChunk]) -> float:
+def _recall(found: list[Hit], true: list[Hit]) -> float:
     ids, scores = [chunk.id for chunk in found], [chunk.score for chunk in found]
     return recall_at_k(ids, scores, [chunk.score for chunk in true], verification.TOP_K)
 

@@ -209,7 +209,7 @@ def _outcome(subject: Subject, searcher: Searcher, query: Embeddings, filter: Fi
     """Search as users do. Counted before and after, so that a write in between is no finding."""
     try:
         before = _matching(subject, filter)
-        hits = len(searcher.search(query, TOP_K, filter).chunks)
+        hits = len(searcher.search(query, TOP_K, filter).hits)
         return "short" if hits < before and hits < _matching(subject, filter) else "whole"
     except FilterTooExpensive:
         return "refused"

@@ -147,7 +147,7 @@ def drawn_queries(stored: Embeddings, spec: IndexSpec) -> Embeddings:
 
 
 def _recall(searcher: Searcher, query: Embeddings) -> float:
-    found = searcher.search(query, TOP_K).chunks
-    true = searcher.search(query, TOP_K, exact=True).chunks
+    found = searcher.search(query, TOP_K).hits
+    true = searcher.search(query, TOP_K, exact=True).hits
     ids, scores = [chunk.id for chunk in found], [chunk.score for chunk in found]
     return recall_at_k(ids, scores, [chunk.score for chunk in true], TOP_K)

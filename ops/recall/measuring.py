@@ -93,7 +93,7 @@ def _measured(rag: Ragstone, gentle: Database, captured: CapturedQuery) -> tuple
         raise IndexUnavailable(f"{captured.backend} serves it no more, and what it found may be stale")
     examiner, question = Examiner(rag, gentle, state), question_of(captured)
     if not holds:
-        chunks = examiner.found_untuned(question, captured.effort).chunks
+        chunks = examiner.found_untuned(question, captured.effort).hits
         ids, scores = [chunk.id for chunk in chunks], [chunk.score for chunk in chunks]
         return compare(ids, scores, examiner.truth(question), question, state.spec.metric), datetime.now(UTC)
     # What was answered exactly is the truth.

@@ -107,7 +107,7 @@ def _questions(rag: Ragstone, collection: CollectionState, count: int, drawn: bo
 def _ask(examiner: Examiner, question: Question, tallies: dict[Band, _Tally]) -> None:
     truth = examiner.truth(question)
     found = examiner.found(question)
-    ids, scores = [chunk.id for chunk in found.chunks], [chunk.score for chunk in found.chunks]
+    ids, scores = [hit.id for hit in found.hits], [hit.score for hit in found.hits]
     measured = compare(ids, scores, truth, question, examiner.collection.spec.metric)
     if measured.recall is None:
         return  # nothing matches: there was nothing to find

@@ -72,7 +72,7 @@ def try_effort(examiner: Examiner, examined: Sequence[Examined], effort: int | N
         began_s = time.perf_counter()
         found = search(one.question)
         took_ms.append((time.perf_counter() - began_s) * 1000)
-        ids, scores = [chunk.id for chunk in found.chunks], [chunk.score for chunk in found.chunks]
+        ids, scores = [hit.id for hit in found.hits], [hit.score for hit in found.hits]
         recall = compare(ids, scores, one.truth, one.question, metric).recall
         assert recall is not None  # only those with something to find were kept
         recalls.append(recall)

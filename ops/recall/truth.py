@@ -71,7 +71,7 @@ class Examiner:
     def truth(self, question: Question) -> Truth:
         """Find the true nearest; raises FilterTooExpensive where the corpus takes too long for it."""
         found = self._exact.search(question.embedding, question.top_k, question.filter, exact=True)
-        return self.truth_of([chunk.score for chunk in found.chunks], question)
+        return self.truth_of([hit.score for hit in found.hits], question)
 
     def truth_of(self, scores: list[float], question: Question) -> Truth:
         """Complete what is known of the true nearest by how selective the filter is."""

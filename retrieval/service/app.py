@@ -66,6 +66,7 @@ def create_app(
         static_url="/docs/assets",
         lifespan=_lifespan(service, hooks, warmed),
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would ask at each request; ours is in ops
     )
     app.state.service = service
     app.user_middleware = [

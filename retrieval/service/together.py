@@ -106,7 +106,7 @@ class Together:
     async def _found(self, collection: Collection, alike: list[PreparedSearch]) -> list[Json]:
         planned = collection.plan_prepared(alike)
         if planned is not None:
-            statement = planned.statement
+            statement = planned.planned.statement
             rows = await self._statements.rows(statement.text, statement.values, statement.settings)
             searched = None if rows is None else planned.searches.completed(planned, rows)
             if searched is not None:

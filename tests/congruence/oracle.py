@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from backends.corpus.search import FoundChunk
 from backends.filters import Filter, parse
+from backends.hits import Hit
 from backends.types import IndexSpec
 from backends.vectors import exact_scores
 from tests.congruence.drawing import Delete, DeleteMatching, NewMetadata, Step, Upsert
@@ -68,7 +68,7 @@ class Oracle:
             self._metadata.pop(id_, None)
 
 
-def agree(found: list[FoundChunk], ranked: list[Ranked], top_k: int) -> None:
+def agree(found: list[Hit], ranked: list[Ranked], top_k: int) -> None:
     """The same hits, scores and order, but for what scores within TOLERANCE of each other.
 
     Equally near ones come by id, bytewise, and so does the choice among them where the last hits are such.
@@ -82,7 +82,7 @@ def agree(found: list[FoundChunk], ranked: list[Ranked], top_k: int) -> None:
         assert chosen == equals[: len(chosen)]
 
 
-def be_sound(found: list[FoundChunk], ranked: list[Ranked], top_k: int) -> None:
+def be_sound(found: list[Hit], ranked: list[Ranked], top_k: int) -> None:
     """As many hits as there are to find, each once, each one that matches, with its true score, in order.
 
     Nearer ones may have been missed.

@@ -39,7 +39,7 @@ def queries_of(subject: Subject, count: int) -> np.ndarray:
 
 
 def chunks(found: list[Found]) -> list[object]:
-    return [(one.chunks, one.backend, one.exact) for one in found]
+    return [(one.hits, one.backend, one.exact) for one in found]
 
 
 def test_as_each_alone(filled: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

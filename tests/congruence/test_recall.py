@@ -52,10 +52,10 @@ def test_every_backend_finds_what_is_near(
         asked = searcher(database, collection, index)
         for given_filter in FILTERS:
             found = [asked.search(query, TOP_K, parse(given_filter)) for query in queries]
-            assert all(len(one.chunks) == TOP_K for one in found)
+            assert all(len(one.hits) == TOP_K for one in found)
             assert all(one.exact for one in found) == index.capabilities.exact  # it is the index that answers
             true = [_nearest(query, spec, given_filter) for query in queries]
-            shared = [len({chunk.id for chunk in one.chunks} & near) for one, near in zip(found, true, strict=True)]
+            shared = [len({chunk.id for chunk in one.hits} & near) for one, near in zip(found, true, strict=True)]
             assert np.mean(shared) / TOP_K >= RECALL, given_filter
 
 

@@ -11,6 +11,7 @@ from backends.corpus.collections import CollectionState
 from backends.corpus.database import Database
 from backends.corpus.writing import forget_changes, write
 from backends.filters import Filter, parse
+from backends.hits import Hit
 from backends.pgvector import MAX_SCAN_TUPLES, PgvectorIndex
 from backends.searching import Searcher
 from backends.types import IndexSpec
@@ -38,7 +39,7 @@ class Subject:
     def found(self, kept: bool = True) -> list[str]:
         found = self.searcher.search(QUERY, TOP_K, parse({"kept": kept}))
         assert found.exact
-        return [chunk.id for chunk in found.chunks]
+        return [chunk.id for chunk in found.hits]
 
 
 @pytest.fixture
@@ -135,9 +136,9 @@ def test_a_filter_that_matches_nothing_near_the_query(
     monkeypatch.setattr(searching, "COMPARED_PER_PROPOSAL", 0)
     monkeypatch.setattr(searching, "EXACT_BELOW", 100)
     asked: list[int] = []
-    nearest: Callable[..., list[search.FoundChunk]] = PgvectorIndex.nearest
+    nearest: Callable[..., list[Hit]] = PgvectorIndex.nearest
 
-    def noted(index: PgvectorIndex, *given: object) -> list[search.FoundChunk]:
+    def noted(index: PgvectorIndex, *given: object) -> list[Hit]:
         asked.append(given[-1])  # type: ignore[arg-type]  # the proposals
         return nearest(index, *given)
 
@@ -151,7 +152,7 @@ def test_a_filter_that_matches_nothing_near_the_query(
         remembering = searcher(database, collection, index)
         for _ in range(8):
             found = remembering.search(QUERY, TOP_K, parse({"rank": {"$gte": COUNT // 2}}))
-            assert [chunk.id for chunk in found.chunks] == [f"d{rank}" for rank in range(150, 160)]
+            assert [chunk.id for chunk in found.hits] == [f"d{rank}" for rank in range(150, 160)]
         assert asked == [MAX_SCAN_TUPLES, 33, 33, 33]  # the first search, the second, the fourth and the eighth
         index.drop()
         index.close()

@@ -30,12 +30,12 @@ def _ask(subject: Subject, oracle: Oracle, story: Story, question: Question) -> 
     ranked = oracle.ranked(query, filter)
     exact = subject.searcher.search(query, question.top_k, filter, exact=True)
     assert exact.exact
-    agree(exact.chunks, ranked, question.top_k)
+    agree(exact.hits, ranked, question.top_k)
     found = subject.searcher.search(query, question.top_k, filter)
     if subject.has_hnsw:  # among many copies and rows that died, a graph may lose sight of a few
-        be_sound(found.chunks, ranked, question.top_k)
+        be_sound(found.hits, ranked, question.top_k)
     else:
-        agree(found.chunks, ranked, question.top_k)
+        agree(found.hits, ranked, question.top_k)
         assert found.exact == _compares_all(subject, len(ranked) < question.top_k)
 
 

@@ -61,7 +61,7 @@ def test_writes_count_before_the_store_shows_them(
         be_slow()
         query = prepare(embeddings[:1], SPEC)[0]
         asked = searcher(database, collection, index)
-        deleted, replaced = (chunk.id for chunk in asked.search(query, 2).chunks)
+        deleted, replaced = (chunk.id for chunk in asked.search(query, 2).hits)
         put(database, collection, ["new"], embeddings[:1], [{"kept": True}])
         put(database, collection, [replaced], -embeddings[:1], [{"kept": True}])
         write(database, collection, lambda change: change.delete_documents([deleted]), TAIL_LIMIT)
@@ -83,7 +83,7 @@ def test_writes_count_before_the_store_shows_them(
 def _look(asked: Searcher, query: np.ndarray, gone: set[str]) -> None:
     for filter in (None, parse({"kept": True})):
         found = asked.search(query, TOP_K, filter)
-        ids = [chunk.id for chunk in found.chunks]
+        ids = [chunk.id for chunk in found.hits]
         assert not found.exact
         assert len(ids) == TOP_K
         assert ids[0] == "new"

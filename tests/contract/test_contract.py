@@ -106,16 +106,16 @@ def test_an_acknowledged_write_is_found_by_the_next_search(subject: Subject) -> 
     query = _query(subject)
     rows = prepare(query * (1 if subject.collection.spec.metric != "inner_product" else 50), subject.collection.spec)
     put(subject.database, subject.collection, ["new"], rows)
-    assert subject.searcher.search(query[0], 1).chunks[0].id == "new"
+    assert subject.searcher.search(query[0], 1).hits[0].id == "new"
 
 
 def test_a_deleted_document_never_comes_back(subject: Subject) -> None:
     """Also while the index still proposes its chunk: the corpus drops it."""
     subject.put(IDS[:50], random_embeddings(50, 8))
     query = _query(subject)
-    best = subject.searcher.search(query[0], 1).chunks[0].id
+    best = subject.searcher.search(query[0], 1).hits[0].id
     write(subject.database, subject.collection, lambda change: change.delete_documents([best]), TAIL_LIMIT)
-    hits = subject.searcher.search(query[0], 49).chunks
+    hits = subject.searcher.search(query[0], 49).hits
     assert len(hits) == 49
     assert best not in {hit.id for hit in hits}
 
@@ -123,7 +123,7 @@ def test_a_deleted_document_never_comes_back(subject: Subject) -> None:
 def test_top_k_hits_whenever_top_k_match(subject: Subject) -> None:
     """A filter that one in fifty passes still gives every hit that there is."""
     subject.put(IDS, random_embeddings(200, 8), [{"rare": position % 50 == 0} for position in range(200)])
-    hits = subject.searcher.search(_query(subject)[0], 4, parse({"rare": True})).chunks
+    hits = subject.searcher.search(_query(subject)[0], 4, parse({"rare": True})).hits
     assert sorted(hit.id for hit in hits) == ["d000", "d050", "d100", "d150"]
 
 
@@ -131,7 +131,7 @@ def test_ties_are_ordered_by_id_bytewise(subject: Subject) -> None:
     """Twelve documents with one embedding come in the order of their ids, capitals first."""
     ids = ["b", "a10", "a2", "B", "é", "a", "Z", "zz", "~", "0", "a#1", "ä"]
     subject.put(ids, np.ones((12, 8), np.float32))
-    hits = subject.searcher.search(prepare(np.ones((1, 8)), subject.collection.spec)[0], 12, exact=True).chunks
+    hits = subject.searcher.search(prepare(np.ones((1, 8)), subject.collection.spec)[0], 12, exact=True).hits
     assert [hit.id for hit in hits] == sorted(ids, key=str.encode)
 
 
@@ -142,7 +142,7 @@ def test_searches_and_writes_at_once(subject: Subject) -> None:
 
     def search() -> None:
         for _ in range(10):
-            found = [hit.id for hit in subject.searcher.search(query, 10).chunks]
+            found = [hit.id for hit in subject.searcher.search(query, 10).hits]
             if len(set(found)) != 10:
                 faults.append(found)
 

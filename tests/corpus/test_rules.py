@@ -12,10 +12,10 @@ import pytest
 from backends.corpus.collections import BUILD_LOCK_SPACE, CollectionState, find_collection, identity
 from backends.corpus.database import Database
 from backends.corpus.following import bring_up_to_date, changes_after, snapshot
-from backends.corpus.writing import WriteTransaction, document_states, forget_changes, write
+from backends.corpus.writing import ROWS_PER_COPY, WriteTransaction, document_states, forget_changes, write
 from backends.errors import BehindHorizon, IndexBehind
 from backends.memory import MemoryIndex
-from backends.types import IndexSpec
+from backends.types import IndexSpec, Metric
 from backends.vectors import prepare
 from tests.corpora import TAIL_LIMIT, made_collection, put, random_embeddings, searcher
 from tests.service.serving import database_of_its_own
@@ -116,6 +116,42 @@ def test_writers_of_the_same_documents_take_turns(database: Database, collection
     assert (state.documents, state.chunks, state.sequence) == (10, 10, 8)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_each_row_of_a_bulk_load_stays_whole(database: Database, name: str, metric: Metric) -> None:
+    """Rows of several blocks, given in no order: id, text, metadata and embedding stay together, also replaced."""
+    spec = IndexSpec(dimension=4, metric=metric)
+    count = 2 * ROWS_PER_COPY + 7
+    order = np.random.default_rng(7).permutation(count)
+    ids = [f"d{n:04d}" for n in order]
+    with made_collection(database, name, spec) as collection:
+        for seed in (1, 2):
+            embeddings = random_embeddings(count, 4, seed)[order]
+            put(database, collection, ids, embeddings, [{"n": int(n), "seed": seed} for n in order])
+        statement = (
+            "SELECT c.document_id, c.text, c.metadata, e.embedding "
+            f"FROM ragstone.chunk_{collection.id} c JOIN ragstone.embedding_{collection.id} e ON e.chunk_id = c.id"
+        )
+        with database.connection() as connection:
+            found = {row[0]: row[1:] for row in connection.execute(statement).fetchall()}
+        state = find_collection(database, name)
+    assert (len(found), state.documents, state.chunks) == (count, count, count)
+    for n, id_, embedding in zip(order, ids, prepare(embeddings, spec), strict=True):
+        text, metadata, stored = found[id_]
+        assert (text, metadata) == (f"text of {id_}", {"n": int(n), "seed": 2})
+        assert (stored.to_numpy() == embedding).all()
+
+
+def test_any_id_can_be_replaced_and_deleted(database: Database, collection: CollectionState) -> None:
+    """Also those that mean something where PostgreSQL writes arrays."""
+    ids = ['"', "\\", '\\"', ",", "{}", '","', "NULL", "a\nb", "\x01", "ä", "\U0001f600", " ", "a b"]
+    for _ in range(2):
+        put(database, collection, ids, random_embeddings(len(ids), 4))
+    assert find_collection(database, collection.name).documents == len(ids)
+    for number, id_ in enumerate(ids, start=1):
+        assert _delete(database, collection, id_) == 1
+        assert find_collection(database, collection.name).documents == len(ids) - number
+
+
 def test_an_edit_that_changes_nothing_takes_no_number(database: Database, collection: CollectionState) -> None:
     """Deleting what is not there leaves the sequence as it was."""
     assert _delete(database, collection, "nobody") == 0
@@ -154,7 +190,7 @@ def test_an_applier_that_is_late_leaves_only_orphans(database: Database, collect
     put(database, collection, ["late"], random_embeddings(1, 4, seed=5))
     searching = searcher(database, replace(collection, backend="memory"), follower)
     found = searching.search(prepare(np.ones((1, 4)), SPEC)[0], 20)
-    assert sorted(chunk.id for chunk in found.chunks) == ["d15", "d16", "d17", "d18", "d19", "late"]
+    assert sorted(chunk.id for chunk in found.hits) == ["d15", "d16", "d17", "d18", "d19", "late"]
 
 
 def test_a_tail_that_is_full_holds_writers_up(database: Database, collection: CollectionState) -> None:
@@ -281,7 +317,7 @@ def test_a_tail_that_is_forgotten_is_fetched_again(database: Database, collectio
     put(database, collection, ["new"], np.ones((1, 4), np.float32))
     forget_changes(database, collection.id)
     searching = searcher(database, replace(collection, backend="memory"), follower)
-    assert searching.search(prepare(np.ones((1, 4)), SPEC)[0], 1).chunks[0].id == "new"
+    assert searching.search(prepare(np.ones((1, 4)), SPEC)[0], 1).hits[0].id == "new"
 
 
 def test_a_build_elsewhere_in_the_cluster_is_left_alone(database: Database, name: str, postgres_url: str) -> None:

@@ -19,7 +19,7 @@ from tests.corpora import random_embeddings
 from tests.service.problems import problem
 from tests.service.serving import database_of_its_own, served
 
-ROWS, DIMENSION, CLIENTS = 400, 16, 48
+ROWS, DIMENSION, CLIENTS, POOL_SIZE = 400, 16, 48, 4
 EMBEDDINGS = random_embeddings(ROWS, DIMENSION)
 IDS = [f"d{n}" for n in range(ROWS)]
 Answers = list[httpx.Response]
@@ -28,7 +28,7 @@ Answers = list[httpx.Response]
 @pytest.fixture(scope="module")
 def rag(postgres_url: str) -> Iterator[retrieval.Ragstone]:
     """A corpus whose small collections get an index, too."""
-    settings = load(embedding_model="hashing", index_min_chunks=100, pool_size=4)
+    settings = load(embedding_model="hashing", index_min_chunks=100, pool_size=POOL_SIZE)
     with database_of_its_own(postgres_url, "together") as url, retrieval.open(url, settings=settings) as rag:
         yield rag
 
@@ -128,7 +128,7 @@ def test_each_is_observed_for_whom_it_was(rag: retrieval.Ragstone, url: str, col
 
 
 def test_connections_that_are_cut(rag: retrieval.Ragstone, url: str, collection: retrieval.Collection) -> None:
-    """Where PostgreSQL ended every connection, those who ask next still get their answers."""
+    """Where PostgreSQL ended every connection, those who ask next get answers, or a 503, and soon answers alone."""
     bodies = [body_for(row) for row in range(CLIENTS)]
     asked(url, collection.name, bodies)
     with psycopg.connect(rag.database.conninfo, autocommit=True) as connection:
@@ -136,13 +136,12 @@ def test_connections_that_are_cut(rag: retrieval.Ragstone, url: str, collection:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-    answers = asked(url, collection.name, bodies)
-    good = [answer.json()["results"][0]["id"] for answer in answers if answer.status_code == 200]
-    assert {answer.status_code for answer in answers} <= {200, 503}  # the pool's own connections were cut, too
-    assert all(problem(answer, 503, "corpus_unavailable") for answer in answers if answer.status_code == 503)
-    assert set(good) <= set(IDS[:CLIENTS])
-    again = asked(url, collection.name, bodies)
-    assert [answer.json()["results"][0]["id"] for answer in again] == IDS[:CLIENTS]
+    for _ in range(POOL_SIZE + 1):  # the pool's own connections were cut, too, and each is found so once
+        answers = asked(url, collection.name, bodies)
+        if all(answer.status_code == 200 for answer in answers):
+            break
+        assert all(problem(answer, 503, "corpus_unavailable") for answer in answers if answer.status_code != 200)
+    assert [answer.json()["results"][0]["id"] for answer in answers] == IDS[:CLIENTS]
 
 
 def test_a_collection_that_is_deleted(rag: retrieval.Ragstone, url: str, collection: retrieval.Collection) -> None:

@@ -75,8 +75,17 @@ JOIN {embedding} e ON e.chunk_id = p.chunk_id
 ORDER BY distance, {public_id} LIMIT %(top_k)s
 
 -- name: nearest
--- Proposed by HNSW, and what was written a moment ago in small changes: HNSW may miss even that. In one statement.
+-- Proposed by HNSW, not quite in order (it is a relaxed scan), with the number of the last change in the same view.
 -- OFFSET 0 keeps the planner to the order of its joins, so that a plan made without the values is the right one.
+SELECT {columns}, n.distance, (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s)
+FROM (
+    SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
+    ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s) n
+CROSS JOIN LATERAL (SELECT * FROM {chunk} c WHERE c.id = n.chunk_id OFFSET 0) c
+ORDER BY n.distance, {public_id}
+
+-- name: nearest_and_recent
+-- The same, and what was written a moment ago in small changes: HNSW may miss even that.
 WITH nearest AS MATERIALIZED (
     SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
     ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s),
@@ -89,13 +98,26 @@ recent AS MATERIALIZED (
       AND w.chunk_id <> ALL (ARRAY(SELECT chunk_id FROM nearest))),
 best AS MATERIALIZED (
     SELECT * FROM (SELECT * FROM nearest UNION ALL SELECT * FROM recent) n
-    ORDER BY distance + 0 LIMIT %(top_k)s) -- a relaxed scan is not quite in order
-SELECT {columns}, n.distance FROM best n
+    ORDER BY distance + 0 LIMIT %(top_k)s)
+SELECT {columns}, n.distance, (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s) FROM best n
 CROSS JOIN LATERAL (SELECT * FROM {chunk} c WHERE c.id = n.chunk_id OFFSET 0) c
 ORDER BY n.distance, {public_id}
 
 -- name: nearest_filtered
--- The scan of HNSW goes on until enough of what it proposes matches; and what was written a moment ago.
+-- The scan of HNSW goes on until enough of what it proposes matches.
+SELECT {columns}, c.distance, (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s)
+FROM (
+    SELECT c.id, {columns}, e.distance
+    FROM (
+        SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
+        ORDER BY e.embedding {operator} %(query)s LIMIT %(proposals)s) e
+    CROSS JOIN LATERAL (
+        SELECT * FROM {chunk} c WHERE c.id = e.chunk_id AND c.metadata @@ %(filter)s::jsonpath OFFSET 0) c
+    ORDER BY e.distance LIMIT %(top_k)s) c
+ORDER BY c.distance, {public_id}
+
+-- name: nearest_filtered_and_recent
+-- The same, and what was written a moment ago and matches.
 WITH nearest AS MATERIALIZED (
     SELECT c.id, {columns}, e.distance
     FROM (
@@ -113,8 +135,14 @@ recent AS MATERIALIZED (
         SELECT * FROM {chunk} c WHERE c.id = w.chunk_id AND c.metadata @@ %(filter)s::jsonpath OFFSET 0) c
     WHERE h.collection_id = %(collection_id)s AND {is_recent}
       AND w.chunk_id <> ALL (ARRAY(SELECT id FROM nearest)))
-SELECT {columns}, c.distance FROM (SELECT * FROM nearest UNION ALL SELECT * FROM recent) c
+SELECT {columns}, c.distance, (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s)
+FROM (SELECT * FROM nearest UNION ALL SELECT * FROM recent) c
 ORDER BY c.distance + 0, {public_id} LIMIT %(top_k)s
+
+-- name: nearest_ids
+-- Ids and distances alone.
+SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
+ORDER BY e.embedding {operator} %(query)s LIMIT %(candidates)s
 
 -- name: of_many
 -- A search for each of several queries: what a statement costs beside the search is paid once.
@@ -139,8 +167,3 @@ SELECT count(*) FROM (SELECT FROM {chunk} WHERE metadata @@ %(filter)s::jsonpath
 -- The chunks that match, no more than the limit, with the number of the last change and of all chunks in the same view.
 SELECT c.sequence, c.chunks, array(SELECT id FROM {chunk} WHERE metadata @@ %(filter)s::jsonpath LIMIT %(limit)s)
 FROM ragstone.collection c WHERE c.id = %(collection_id)s
-
--- name: nearest_ids
--- Ids and distances alone.
-SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
-ORDER BY e.embedding {operator} %(query)s LIMIT %(candidates)s

@@ -1,0 +1,132 @@
+"""What was written a moment ago is looked at beside HNSW, and only as long as it may have been written so lately."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from backends import pgvector, recency
+from backends.corpus.collections import CollectionState
+from backends.corpus.database import Database
+from backends.pgvector import PgvectorIndex
+from backends.recency import Recency
+from backends.searching import Searcher
+from backends.types import IndexSpec
+from backends.vectors import prepare
+from retrieval.placement import open_index
+from tests.corpora import made_collection, put, random_embeddings, searcher
+from tests.stores import Stores
+
+SPEC = IndexSpec(dimension=8)
+EMBEDDINGS = random_embeddings(200, 8)
+QUERIES = prepare(EMBEDDINGS[:5], SPEC)
+RECENT, PLAIN = "nearest_and_recent", "nearest"
+Names = list[str]
+
+
+class Subject:
+    """A collection with HNSW, what searches it, and the names of the statements that it ran."""
+
+    def __init__(self, database: Database, collection: CollectionState, index: PgvectorIndex) -> None:
+        self.database, self.collection, self.index = database, collection, index
+        self.searcher: Searcher = searcher(database, collection, index)
+
+    def put(self, id_: str) -> None:
+        """What another process would write: this one's index is not told."""
+        put(self.database, self.collection, [id_], -EMBEDDINGS[:1])
+
+    def found(self) -> list[str]:
+        return [hit.id for hit in self.searcher.search(prepare(-EMBEDDINGS[:1], SPEC)[0], 3).hits]
+
+
+@pytest.fixture
+def subject(database: Database, stores: Stores, name: str) -> Iterator[Subject]:
+    with made_collection(database, name, SPEC) as collection:
+        put(database, collection, [f"d{n}" for n in range(len(EMBEDDINGS))], EMBEDDINGS)
+        index = open_index(database, collection, stores.settings("pgvector"))
+        assert isinstance(index, PgvectorIndex)
+        index.build()
+        yield Subject(database, collection, index)
+        index.drop()
+        index.close()
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """The names of the statements that searches ran."""
+    names: Names = []
+    for function in ("run_nearest", "run_many"):
+        original = getattr(pgvector, function)
+
+        def noted(*given: object, original: object = original, **values: object) -> object:
+            names.append(str(given[2]))
+            return original(*given, **values)  # type: ignore[operator]  # one of the two functions
+
+        monkeypatch.setattr(pgvector, function, noted)
+    return names
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing stays recent."""
+    monkeypatch.setattr(recency, "SETTLED_S", -1.0)
+
+
+def test_lately_every_search_looks_at_what_is_recent(subject: Subject, ran: Names) -> None:
+    """Within ten seconds of the change that a process saw last, HNSW alone is not trusted."""
+    for _ in range(3):
+        subject.found()
+    assert ran == [RECENT] * 3
+
+
+@pytest.mark.usefixtures("at_once")
+def test_later_the_index_alone_answers(subject: Subject, ran: Names) -> None:
+    """Afterwards what is recent is not looked for, until a search sees that something was written: it is done again."""
+    subject.found()
+    subject.found()
+    assert ran == [RECENT, PLAIN]
+    subject.put("new")
+    assert subject.found()[0] == "new"
+    assert ran == [RECENT, PLAIN, PLAIN, RECENT]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_many_at_once_see_it_too(subject: Subject, ran: Names) -> None:
+    """One statement for many searches knows as much as one for each."""
+    subject.searcher.search_many(QUERIES, 3)
+    subject.searcher.search_many(QUERIES, 3)
+    subject.put("new")
+    subject.searcher.search_many(QUERIES, 3)
+    assert ran == [RECENT, PLAIN, PLAIN, RECENT]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_planned_searches_that_saw_a_change_are_done_again(subject: Subject) -> None:
+    """Who runs a statement himself is told that it did not look at what is recent."""
+    subject.found()
+    assert subject.index.ready
+    planned = subject.searcher.planned(QUERIES, 3)
+    assert planned is not None
+    assert planned.settled is not None
+    subject.put("new")
+    statement = planned.statement
+    with subject.database.connection(statement.settings) as connection:
+        rows = connection.execute(statement.text, statement.values, binary=True).fetchall()
+    assert subject.searcher.found(planned, rows, 3) is None
+    assert subject.searcher.planned(np.array(QUERIES), 3) is not None
+
+
+def test_what_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number is settled ten seconds after it was first seen, and another one that is seen begins anew."""
+    now_s = 100.0
+    monkeypatch.setattr(recency.time, "monotonic", lambda: now_s)
+    seen = Recency()
+    assert seen.settled() is None
+    seen.note(7)
+    now_s = 109.0
+    seen.note(7)
+    assert seen.settled() is None
+    now_s = 110.5
+    assert seen.settled() == 7
+    seen.note(8)
+    assert seen.settled() is None
