@@ -91,6 +91,18 @@ class Database:
             finally:
                 self._pool.putconn(connection)
 
+    def rows(self, text: str, values: dict[str, Any], settings: dict[str, str]) -> list[TupleRow]:
+        """Run one statement, binary, in autocommit mode, in a session that is set to `settings`; return its rows.
+
+        What `connection` does, without its layers: a search feels them. Raises the driver's own errors.
+        """
+        connection = self._pool.getconn(POOL_WAIT_S)
+        try:
+            _apply(connection, settings)
+            return connection.execute(text, values, binary=True).fetchall()
+        finally:
+            self._pool.putconn(connection)
+
     @contextmanager
     def transaction(self, wait_s: float = POOL_WAIT_S) -> Iterator[Connection]:
         """Lend a connection inside one transaction, committed at the end and rolled back on an error."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from backends.corpus.database import POOL_WAIT_S, Connection, Database
 from backends.errors import FilterTooExpensive
@@ -31,6 +32,11 @@ class ExplainingDatabase(Database):
         limited = {**(settings or {}), "statement_timeout": str(PLANNING_LIMIT_MS)}
         with self._database.connection(limited, wait_s) as connection:
             yield cast(Connection, _Explaining(connection, self.plans))
+
+    def rows(self, text: str, values: dict[str, Any], settings: dict[str, str]) -> list[TupleRow]:
+        """Explain a statement that a search would run."""
+        with self.connection(settings) as connection:
+            return connection.execute(text, values).fetchall()
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -10,7 +10,7 @@ import numpy as np
 import psycopg
 
 from backends.corpus.collections import CollectionState, gone, tables_of
-from backends.corpus.database import Database
+from backends.corpus.database import Database, errors_mapped
 from backends.corpus.parameters import TYPE, BigintArray, EmbeddingArray, embedding_parameter
 from backends.corpus.queries import query
 from backends.errors import FilterTooExpensive
@@ -255,14 +255,14 @@ def _within_budget(
 def _rows(
     database: Database, collection: CollectionState, text: str, values: dict[str, Any], settings: dict[str, str]
 ) -> list[tuple[Any, ...]]:
-    def once() -> list[tuple[Any, ...]]:
-        with tables_of(collection.name), database.connection(settings) as connection:
-            return connection.execute(text, values, binary=True).fetchall()
-
     try:
-        return once()
+        return database.rows(text, values, settings)
     except psycopg.errors.DeadlockDetected:  # with a drop of the collection, which is over now
-        return once()
+        with tables_of(collection.name), errors_mapped():
+            return database.rows(text, values, settings)
+    except psycopg.Error as error:
+        with tables_of(collection.name), errors_mapped():
+            raise error
 
 
 def _hits(rows: list[tuple[Any, ...]], metric: Metric) -> list[Hit]:
