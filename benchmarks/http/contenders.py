@@ -57,6 +57,7 @@ class MinimalServer(Server):
     """The limit: see `minimal.py`."""
 
     name = "minimal service"
+    has_our_index = True
 
     def __init__(self, data: DataSet, stage: Stage, url: str, folder: Path) -> None:
         super().__init__(data, stage, url, folder)

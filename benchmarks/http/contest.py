@@ -80,7 +80,7 @@ def _ready(server: Server, wanted: float | None) -> Contender:
     write_requests([server.request(query) for query in server.data.queries], requests)
     if not server.is_searching:
         return Contender(server, None, None, requests)
-    effort, recall = _effort(server, wanted)
+    effort, recall = _effort(server, None if server.has_our_index else wanted)
     return Contender(server, effort, recall, requests)
 
 

@@ -37,6 +37,8 @@ class Server(ABC):
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]] = ("cosine", "l2")
     is_searching: ClassVar[bool] = True
+    has_our_index: ClassVar[bool] = False
+    """The same kind of graph, made the same way: at the same effort recall differs by chance alone."""
 
     def __init__(self, data: DataSet, stage: Stage, url: str, folder: Path) -> None:
         self.data = data
