@@ -23,7 +23,6 @@ from backends.corpus.queries import query
 from backends.corpus.search import OPERATOR, PlannedSearches, plan_many, run_many, run_nearest
 from backends.filters import OPERATORS, Filter
 from backends.hits import Hit
-from backends.recency import Recency
 from backends.types import (
     Batch,
     Candidates,
@@ -104,7 +103,7 @@ class PgvectorIndex(VectorIndex):
         self._ready = False
         self._seen_at = float("-inf")
         self._builder: Connection | None = None
-        self._recency = Recency()
+        self._settled: int | None = None
 
     @property
     def ready(self) -> bool:
@@ -236,12 +235,11 @@ class PgvectorIndex(VectorIndex):
         if filter is not None:
             name, values = "nearest_filtered", {**values, "filter": filter.jsonpath(), "proposals": proposals}
         settings = self.settings(top_k, effort)
-        if (settled := self._recency.settled()) is not None:
+        if (settled := self._settled) is not None:
             found, sequence = search(name, asked, settings, **values)
             if sequence == settled:
                 return found
-        found, sequence = search(f"{name}_and_recent", asked, settings, **values)
-        self._recency.note(sequence)
+        found, self._settled = search(f"{name}_and_recent", asked, settings, **values)
         return found
 
     def planned(self, embeddings: Embeddings, top_k: int, effort: int | None) -> Planned | None:
@@ -251,7 +249,7 @@ class PgvectorIndex(VectorIndex):
         """
         if not self._ready or time.monotonic() - self._seen_at > STATE_TTL_S:
             return None
-        settled = self._recency.settled()
+        settled = self._settled
         name = "nearest_and_recent" if settled is None else "nearest"
         settings = self.settings(top_k, effort)
         return Planned(plan_many(self._collection, name, embeddings, settings, top_k=top_k), settled)
@@ -259,7 +257,8 @@ class PgvectorIndex(VectorIndex):
     def found(self, planned: Planned, rows: list[tuple[Any, ...]]) -> list[list[Hit]] | None:
         """Return what planned searches found; None where they did not look at what is recent."""
         found, sequence = planned.statement.found(rows)
-        self._recency.note(sequence)
+        if planned.settled is None:
+            self._settled = sequence
         return found if planned.settled in (None, sequence) else None
 
     def settings(self, top_k: int, effort: int | None) -> dict[str, str]:

@@ -27,7 +27,7 @@ PUBLIC_ID = """(CASE c.ordinal WHEN 0 THEN c.document_id ELSE c.document_id || '
 IS_RECENT = """h.sequence > (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s) - 32
       AND h.chunks <= 64 AND h.committed_at > now() - interval '10 seconds'"""
 NUMBER = 8
-"""The column after COLUMNS and the distance: of what joins candidates the horizon, of what HNSW finds the sequence."""
+"""The column after COLUMNS and the distance: of what joins candidates the horizon, of what HNSW finds a sequence."""
 LATER_CHUNKS = 2_000
 """What came after a selection of ids was made, and is still looked through in each search."""
 # The planner cannot know how short the tail is: it would rather read the whole table, or wake workers for it.
@@ -66,7 +66,7 @@ def run_nearest(
     settings: dict[str, str],
     **values: object,
 ) -> tuple[list[Hit], int | None]:
-    """Do what `run` does for a search by HNSW, and return the sequence that it saw, None where nothing was found."""
+    """Do what `run` does for a search by HNSW, and return the sequence that it gave, if it gave one."""
     rows = _run(database, collection, name, embedding, settings, False, values)
     return _hits(rows, collection.spec.metric), rows[0][NUMBER] if rows else None
 
@@ -114,7 +114,7 @@ class PlannedSearches:
     count: int
 
     def found(self, rows: list[tuple[Any, ...]]) -> tuple[list[list[Hit]], int | None]:
-        """Return what each search found, from the rows that the statement returned, and the sequence that it saw."""
+        """Return what each search found, from the rows that the statement returned, and the sequence that it gave."""
         return _of_many(rows, self.metric, self.count), rows[0][NUMBER] if rows else None
 
 

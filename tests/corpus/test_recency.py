@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
-from backends import pgvector, recency
+from backends import pgvector, searching
 from backends.corpus.collections import CollectionState
 from backends.corpus.database import Database
+from backends.filters import parse
 from backends.pgvector import PgvectorIndex
-from backends.recency import Recency
 from backends.searching import Searcher
 from backends.types import IndexSpec
 from backends.vectors import prepare
@@ -34,6 +33,14 @@ class Subject:
     def put(self, id_: str) -> None:
         """What another process would write: this one's index is not told."""
         put(self.database, self.collection, [id_], -EMBEDDINGS[:1])
+
+    def rest(self) -> None:
+        """Let the last change be a minute old."""
+        with self.database.connection() as connection:
+            connection.execute(
+                "UPDATE ragstone.change SET committed_at = now() - interval '1 minute' WHERE collection_id = %s",
+                (self.collection.id,),
+            )
 
     def found(self) -> list[str]:
         return [hit.id for hit in self.searcher.search(prepare(-EMBEDDINGS[:1], SPEC)[0], 3).hits]
@@ -66,33 +73,34 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Names:
     return names
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing stays recent."""
-    monkeypatch.setattr(recency, "SETTLED_S", -1.0)
-
-
 def test_lately_every_search_looks_at_what_is_recent(subject: Subject, ran: Names) -> None:
-    """Within ten seconds of the change that a process saw last, HNSW alone is not trusted."""
+    """Within ten seconds of a small change HNSW alone is not trusted."""
+    subject.put("new")
     for _ in range(3):
-        subject.found()
+        assert subject.found()[0] == "new"
     assert ran == [RECENT] * 3
 
 
-@pytest.mark.usefixtures("at_once")
 def test_later_the_index_alone_answers(subject: Subject, ran: Names) -> None:
     """Afterwards what is recent is not looked for, until a search sees that something was written: it is done again."""
+    subject.rest()
     subject.found()
     subject.found()
     assert ran == [RECENT, PLAIN]
     subject.put("new")
     assert subject.found()[0] == "new"
     assert ran == [RECENT, PLAIN, PLAIN, RECENT]
+    subject.found()
+    assert ran[-1] == RECENT
+    subject.rest()
+    subject.found()
+    subject.found()
+    assert ran[-2:] == [RECENT, PLAIN]
 
 
-@pytest.mark.usefixtures("at_once")
 def test_many_at_once_see_it_too(subject: Subject, ran: Names) -> None:
     """One statement for many searches knows as much as one for each."""
+    subject.rest()
     subject.searcher.search_many(QUERIES, 3)
     subject.searcher.search_many(QUERIES, 3)
     subject.put("new")
@@ -100,9 +108,19 @@ def test_many_at_once_see_it_too(subject: Subject, ran: Names) -> None:
     assert ran == [RECENT, PLAIN, PLAIN, RECENT]
 
 
-@pytest.mark.usefixtures("at_once")
+def test_filters_see_it_too(subject: Subject, ran: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is where a filter is answered by HNSW."""
+    monkeypatch.setattr(searching, "COMPARED_PER_PROPOSAL", 0)
+    filter = parse({"absent": {"$exists": False}})
+    subject.rest()
+    for _ in range(2):
+        subject.searcher.search(QUERIES[0], 3, filter)
+    assert ran == ["nearest_filtered_and_recent", "nearest_filtered"]
+
+
 def test_planned_searches_that_saw_a_change_are_done_again(subject: Subject) -> None:
     """Who runs a statement himself is told that it did not look at what is recent."""
+    subject.rest()
     subject.found()
     assert subject.index.ready
     planned = subject.searcher.planned(QUERIES, 3)
@@ -113,20 +131,3 @@ def test_planned_searches_that_saw_a_change_are_done_again(subject: Subject) -> 
     with subject.database.connection(statement.settings) as connection:
         rows = connection.execute(statement.text, statement.values, binary=True).fetchall()
     assert subject.searcher.found(planned, rows, 3) is None
-    assert subject.searcher.planned(np.array(QUERIES), 3) is not None
-
-
-def test_what_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A number is settled ten seconds after it was first seen, and another one that is seen begins anew."""
-    now_s = 100.0
-    monkeypatch.setattr(recency.time, "monotonic", lambda: now_s)
-    seen = Recency()
-    assert seen.settled() is None
-    seen.note(7)
-    now_s = 109.0
-    seen.note(7)
-    assert seen.settled() is None
-    now_s = 110.5
-    assert seen.settled() == 7
-    seen.note(8)
-    assert seen.settled() is None

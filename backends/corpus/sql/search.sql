@@ -85,7 +85,8 @@ CROSS JOIN LATERAL (SELECT * FROM {chunk} c WHERE c.id = n.chunk_id OFFSET 0) c
 ORDER BY n.distance, {public_id}
 
 -- name: nearest_and_recent
--- The same, and what was written a moment ago in small changes: HNSW may miss even that.
+-- The same, and what was written a moment ago in small changes: HNSW may miss even that. The number is null while
+-- there is anything of that kind; afterwards, as long as it stays the last one, HNSW alone is enough.
 WITH nearest AS MATERIALIZED (
     SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance FROM {embedding} e
     ORDER BY e.embedding {operator} %(query)s LIMIT %(top_k)s),
@@ -99,7 +100,10 @@ recent AS MATERIALIZED (
 best AS MATERIALIZED (
     SELECT * FROM (SELECT * FROM nearest UNION ALL SELECT * FROM recent) n
     ORDER BY distance + 0 LIMIT %(top_k)s)
-SELECT {columns}, n.distance, (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s) FROM best n
+SELECT {columns}, n.distance, (
+    SELECT l.sequence FROM ragstone.collection l WHERE l.id = %(collection_id)s AND NOT EXISTS (
+        SELECT FROM ragstone.change h WHERE h.collection_id = l.id AND {is_recent}))
+FROM best n
 CROSS JOIN LATERAL (SELECT * FROM {chunk} c WHERE c.id = n.chunk_id OFFSET 0) c
 ORDER BY n.distance, {public_id}
 
@@ -135,7 +139,9 @@ recent AS MATERIALIZED (
         SELECT * FROM {chunk} c WHERE c.id = w.chunk_id AND c.metadata @@ %(filter)s::jsonpath OFFSET 0) c
     WHERE h.collection_id = %(collection_id)s AND {is_recent}
       AND w.chunk_id <> ALL (ARRAY(SELECT id FROM nearest)))
-SELECT {columns}, c.distance, (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s)
+SELECT {columns}, c.distance, (
+    SELECT l.sequence FROM ragstone.collection l WHERE l.id = %(collection_id)s AND NOT EXISTS (
+        SELECT FROM ragstone.change h WHERE h.collection_id = l.id AND {is_recent}))
 FROM (SELECT * FROM nearest UNION ALL SELECT * FROM recent) c
 ORDER BY c.distance + 0, {public_id} LIMIT %(top_k)s
 
