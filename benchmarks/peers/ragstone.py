@@ -11,7 +11,7 @@ INDEXED_WITHIN_S = 7_200
 
 
 class RagstonePeer(Peer):
-    """A collection in the corpus. Effort is a setting, so a new effort opens the corpus anew, outside the clock."""
+    """A collection in the corpus. Effort is a setting, so each effort has the corpus opened once, outside the clock."""
 
     name = "ragstone"
     distributions: ClassVar[tuple[str, ...]] = ("ragstone", "psycopg", "pgvector")
@@ -20,8 +20,8 @@ class RagstonePeer(Peer):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self._effort: int | None = None
         self._rag = self._opened(None)
+        self._rags: dict[int | None, retrieval.Ragstone] = {None: self._rag}
         self._collection: retrieval.Collection | None = None
 
     def load(self, rows: Rows) -> None:
@@ -33,11 +33,10 @@ class RagstonePeer(Peer):
         self._collection.wait_until_indexed(INDEXED_WITHIN_S)
 
     def prepare(self, effort: int | None) -> None:
-        """Open the corpus with this ef_search."""
-        if effort != self._effort or self._collection is None:
-            self._rag.close()
-            self._effort, self._rag = effort, self._opened(effort)
-            self._collection = self._rag.collection(NAME)
+        """Search through the corpus that was opened with this ef_search."""
+        if effort not in self._rags:
+            self._rags[effort] = self._opened(effort)
+        self._collection = self._rags[effort].collection(NAME)
 
     def search(self, embedding: Embeddings, top_k: int, effort: int | None, below: Below | None) -> list[str]:
         """Search through the library; a hit has its text and metadata."""
@@ -65,7 +64,8 @@ class RagstonePeer(Peer):
 
     def close(self) -> None:
         """Close the corpus."""
-        self._rag.close()
+        for rag in self._rags.values():
+            rag.close()
 
     def _opened(self, effort: int | None) -> retrieval.Ragstone:
         settings = load(
