@@ -17,6 +17,7 @@ from backends.corpus.database import Database
 from backends.corpus.following import forgotten_up_to
 from backends.corpus.search import (
     compare_selected,
+    compare_settled,
     count_matching,
     join_candidates,
     join_candidates_of_many,
@@ -246,24 +247,36 @@ class Searcher:
         self, embedding: Embeddings, top_k: int, filter: Filter, matching: Matching, ties: bool
     ) -> list[Hit] | None:
         """Compare the ids that are known, and what came later; where that is much they are read anew."""
+        compared = partial(
+            compare_selected, self._database, self._collection, embedding, self._selected_settings(), top_k=top_k
+        )
         for _ in range(CATCH_UPS):
             if matching.ids is None:
                 return None
-            chunks = compare_selected(
-                self._database,
-                self._collection,
-                embedding,
-                self._selected_settings(),
-                top_k=top_k,
-                ids=matching.ids,
-                applied=matching.sequence,
-                filter=filter,
-                ties=ties,
-            )
-            if chunks is not None:
-                return chunks
+            hits = self._settled(embedding, top_k, matching, ties)
+            if hits is None:
+                hits = compared(ids=matching.ids, applied=matching.sequence, filter=filter, ties=ties)
+            if hits is not None:
+                return hits
             matching = self._selections.renew(filter, partial(self._matches, filter))
         return None
+
+    def _settled(self, embedding: Embeddings, top_k: int, matching: Matching, ties: bool) -> list[Hit] | None:
+        """Compare the ids that are known, as long as nothing was written since they were read."""
+        if matching.ids is None or matching.attempts.is_overtaken:
+            return None
+        hits = compare_settled(
+            self._database,
+            self._collection,
+            embedding,
+            self._selected_settings(),
+            top_k=top_k,
+            ids=matching.ids,
+            sequence=matching.sequence,
+            ties=ties,
+        )
+        matching.attempts.is_overtaken = hits is None
+        return hits
 
     def _selected_settings(self) -> dict[str, str]:
         """Those of the approximate search where they do: changing them costs a round trip."""

@@ -25,11 +25,13 @@ class Attempts:
     on. Threads that meet here may lose a count: it decides what is tried first, never what is found.
     """
 
-    __slots__ = ("_failed", "_rest")
+    __slots__ = ("_failed", "_rest", "is_overtaken")
 
     def __init__(self) -> None:
         self._failed = 0
         self._rest = 0
+        self.is_overtaken = False
+        """Whether a change was seen that came after the ids were read."""
 
     def pays(self) -> bool:
         """Whether to ask the index first this time."""

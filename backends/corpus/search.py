@@ -179,6 +179,25 @@ def join_candidates_of_many(
     return _of_many(rows, spec.metric, len(embeddings)), rows[0][NUMBER] if rows else None
 
 
+def compare_settled(
+    database: Database,
+    collection: CollectionState,
+    embedding: Embeddings,
+    settings: dict[str, str],
+    *,
+    top_k: int,
+    ids: Ids,
+    sequence: int,
+    ties: bool = False,
+) -> list[Hit] | None:
+    """Compare the chunks that matched at number `sequence`, ids int64 [n]; None where that is not the last any more."""
+    values: dict[str, Any] = {"ids": BigintArray(ids), "top_k": top_k}
+    rows = _run(database, collection, "selected", embedding, settings | _BY_ID, ties, values)
+    if not rows or rows[0][NUMBER] != sequence:
+        return None
+    return _hits(rows, collection.spec.metric)
+
+
 def compare_selected(
     database: Database,
     collection: CollectionState,

@@ -16,6 +16,17 @@ WITH nearest AS MATERIALIZED (
 SELECT {columns}, n.distance FROM nearest n JOIN {chunk} c ON c.id = n.id
 ORDER BY n.distance, {public_id} LIMIT %(top_k)s
 
+-- name: selected
+-- The chunks that were found to match, with the number of the last change in the same view. Adding 0 keeps the planner
+-- from the approximate index, OFFSET 0 to the order of the joins.
+WITH nearest AS MATERIALIZED (
+    SELECT e.chunk_id, (e.embedding {operator} %(query)s) + 0 AS distance FROM {embedding} e
+    WHERE e.chunk_id = ANY (%(ids)s::bigint[])
+    ORDER BY distance {cut})
+SELECT {columns}, n.distance, (SELECT sequence FROM ragstone.collection WHERE id = %(collection_id)s)
+FROM nearest n CROSS JOIN LATERAL (SELECT * FROM {chunk} c WHERE c.id = n.chunk_id OFFSET 0) c
+ORDER BY n.distance, {public_id} LIMIT %(top_k)s
+
 -- name: exact_selected
 -- The chunks that were found to match at number `applied`, and those that came later and match, if they are few and
 -- none is forgotten. One row says so in any case. Adding 0 keeps the planner from the approximate index, OFFSET 0 to the order of the joins.
