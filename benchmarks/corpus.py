@@ -6,8 +6,8 @@
 Search: one query at a time, `top_k` 10 with text and metadata, HNSW m 16, ef_construction 64, ef_search 40. Raw is
 one prepared statement with binary parameters and results on one connection, planned as PostgreSQL likes; raw_kept is
 the same with its plan kept (force_generic_plan). Filtered: see `benchmarks.corpus_filtered`. Load:
-`upsert_embeddings` of new ids, beside binary COPY of blocks that were encoded before the clock started, into tables
-with the same indexes.
+`upsert_embeddings` of new ids and of replaced ones, beside binary COPY of blocks that were encoded before the clock
+started, into tables with the same indexes.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import json
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,6 @@ from backends.types import Embeddings, IndexSpec
 from backends.vectors import prepare
 from benchmarks.corpus_filtered import filtered
 from benchmarks.raw import EF_SEARCH, TOP_K, fresh, interleaved, query_text, raw_connection, timed
-from retrieval.collection import Collection
 from retrieval.config import load
 from retrieval.library import Ragstone
 
@@ -59,7 +58,7 @@ def main() -> None:
 def _search(rag: Ragstone, train: Embeddings, queries: Embeddings, rounds: int) -> list[dict[str, Any]]:
     """One search at a time through the library and raw, in turn."""
     collection = fresh(rag, "search", train.shape[1])
-    _upsert(collection, train, 0)
+    collection.upsert_embeddings(*_given(train))
     collection.wait_until_indexed()
     table_id = collection._state.id  # the same table, raw
     with raw_connection(rag) as raw, raw_connection(rag, "plan_cache_mode = force_generic_plan") as kept:
@@ -90,14 +89,25 @@ def _search(rag: Ragstone, train: Embeddings, queries: Embeddings, rounds: int) 
 
 
 def _loads(rag: Ragstone, train: Embeddings, queries: Embeddings, rounds: int) -> list[dict[str, Any]]:
-    """New ids into tables without HNSW, through the library and by pre-encoded binary COPY, in turn."""
+    """New ids, then the same again, through the library, and new ones by pre-encoded binary COPY; without HNSW.
+
+    Who goes first changes with each round.
+    """
     del queries
     rates: dict[str, list[float]] = {"ragstone": [], "copy": [], "replace": []}
-    for _ in range(rounds):
+
+    def ours() -> None:
         collection = fresh(rag, "load", train.shape[1])
-        rates["ragstone"].append(len(train) / timed(lambda made=collection: _upsert(made, train, 0)))
-        rates["replace"].append(len(train) / timed(lambda made=collection: _upsert(made, train, 0)))
+        given = _given(train)
+        for name in ("ragstone", "replace"):
+            rates[name].append(len(train) / timed(lambda: collection.upsert_embeddings(*given)))
+
+    def theirs() -> None:
         rates["copy"].append(len(train) / _copy(rag, train))
+
+    for number in range(rounds):
+        for turn in (theirs, ours) if number % 2 else (ours, theirs):
+            turn()
     middle = {name: statistics.median(values) for name, values in rates.items()}
     return [
         {
@@ -138,16 +148,16 @@ def _copy_blocks(raw: psycopg.Connection[Any], table_id: int, blocks: list[tuple
                     copy.write(TRAILER)
 
 
-def _upsert(collection: Collection, train: Embeddings, first: int) -> None:
-    rows = _rows(len(train), first)
-    metadata = [{"label": position % 10} for position in range(len(train))]
-    collection.upsert_embeddings(rows.document_ids, train, rows.texts, metadata)
+def _given(train: Embeddings) -> tuple[Sequence[str], Embeddings, Sequence[str], list[dict[str, Any]]]:
+    """Rows as a user hands them over."""
+    rows = _rows(len(train))
+    return rows.document_ids, train, rows.texts, [{"label": position % 10} for position in range(len(train))]
 
 
-def _rows(count: int, first: int = 0) -> ChunkRows:
+def _rows(count: int) -> ChunkRows:
     texts = [f"This is the text of image {position}, about as long as a short caption." for position in range(count)]
     return ChunkRows(
-        document_ids=[f"image-{first + position:08d}" for position in range(count)],
+        document_ids=[f"image-{position:08d}" for position in range(count)],
         ordinals=[0] * count,
         titles=[""] * count,
         texts=texts,

@@ -71,7 +71,8 @@ class IndexKeeper:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise IndexBehind(f"the vector index of {name!r} was not built within {timeout_s:g} s; it goes on")
-            self.notice(name, index, quiet_s=0)
+            if self._building is not index:
+                self.notice(name, index, quiet_s=0)
             with self._changed:
                 self._changed.wait(min(left_s, 0.25))
 

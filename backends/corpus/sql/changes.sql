@@ -27,7 +27,7 @@ WHERE document_id = ANY(%(ids)s) AND ordinal <= 1
 -- name: lock_document_states
 -- The same, with every chunk locked in one order, so that writers cannot deadlock.
 SELECT document_id, content_hash, metadata, ordinal FROM {chunk}
-WHERE document_id = ANY(%(ids)s) ORDER BY document_id, ordinal FOR UPDATE
+WHERE document_id = ANY(%(ids)s) ORDER BY document_id, greatest(ordinal, 1) FOR UPDATE
 
 -- name: copy_chunks
 -- Rows as binary blocks.
@@ -39,9 +39,12 @@ FROM STDIN WITH (FORMAT BINARY)
 COPY {embedding} (chunk_id, embedding) FROM STDIN WITH (FORMAT BINARY)
 
 -- name: delete_documents
--- By id; remembered for the indexes that follow.
-WITH gone AS (DELETE FROM {chunk} WHERE document_id = ANY(%(ids)s) RETURNING id, ordinal),
-     bare AS (DELETE FROM {embedding} USING gone WHERE chunk_id = gone.id),
+-- By id, every chunk locked in one order; remembered for the indexes that follow. Of an array that a subquery makes,
+-- the planner does not know the length, and takes the key: one scan of it, where a join would search it row by row.
+WITH locked AS (SELECT id FROM {chunk} WHERE document_id = ANY(%(ids)s::text[])
+                ORDER BY document_id, greatest(ordinal, 1) FOR UPDATE),
+     gone AS (DELETE FROM {chunk} WHERE id = ANY(ARRAY(SELECT id FROM locked)) RETURNING id, ordinal),
+     bare AS (DELETE FROM {embedding} WHERE chunk_id = ANY(ARRAY(SELECT id FROM gone))),
      remembered AS (INSERT INTO ragstone.tombstone SELECT %(collection_id)s, %(block)s, id FROM gone)
 SELECT count(*) FILTER (WHERE ordinal <= 1), count(*) FROM gone
 

@@ -5,8 +5,10 @@ FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
 WHERE c.relnamespace = 'ragstone'::regnamespace AND c.relname = ANY(%(names)s)
 
 -- name: build_lock
--- One builder for each collection, in whatever process it runs.
-SELECT pg_try_advisory_lock(%(lock)s, %(collection_id)s::integer)
+-- One builder for each collection, in whatever process it runs. What takes long is HNSW's distances, not reading the
+-- table: several processes share the work on one below 8 MB, too.
+SELECT pg_try_advisory_lock(%(lock)s, %(collection_id)s::integer),
+       set_config('min_parallel_table_scan_size', '0', false)
 
 -- name: create_hnsw
 -- Writers go on meanwhile.
