@@ -104,13 +104,25 @@ def _prepared(matrix: NDArray[Any], spec: IndexSpec, field: str, first: int) -> 
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         exact = _normalised(matrix.astype(np.float64)) if spec.metric == "cosine" else matrix
         rounded = exact.astype(KEPT[spec.precision])
-    usable = (np.abs(rounded) <= LARGEST[spec.precision]).all(axis=1)  # NaN is not
+    largest = _largest(rounded)
+    usable = largest <= _largest(np.full((1, 1), LARGEST[spec.precision], rounded.dtype))  # NaN is not
     if spec.metric == "cosine":
-        usable &= rounded.any(axis=1)
+        usable &= largest > 0
     if not usable.all():
         row = int(np.flatnonzero(~usable)[0])
         raise _refusal(matrix[row], spec, f"{field}[{first + row}]")
     return rounded
+
+
+def _largest(rounded: NDArray[np.floating[Any]]) -> NDArray[np.unsignedinteger[Any]]:
+    """Return the largest magnitude of each row as its bits without the sign: in their order, NaN beyond infinity.
+
+    Comparing integers takes half the time of comparing magnitudes in half precision. IEEE 754-2019, 5.10.
+    """
+    bits: type[np.unsignedinteger[Any]] = np.uint16 if rounded.dtype == np.float16 else np.uint32
+    magnitudes = rounded.view(bits) & (np.iinfo(bits).max >> 1)
+    largest: NDArray[np.unsignedinteger[Any]] = magnitudes.max(axis=1)
+    return largest
 
 
 def _normalised(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -71,6 +71,7 @@ DROP TABLE {chunk}, {embedding}
 
 -- name: delete_collection
 -- Its changes, tombstones and indexes go with it.
+WITH forgotten AS (DELETE FROM ragstone.tombstone WHERE collection_id = %(collection_id)s)
 DELETE FROM ragstone.collection WHERE id = %(collection_id)s
 
 -- name: identity
