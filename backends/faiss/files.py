@@ -65,7 +65,7 @@ def mapped_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]
         raise Damaged(
             f"{path.name} has {path.stat().st_size} bytes; {list(shape)} {np.dtype(dtype)} needs {size_bytes}"
         )
-    return np.memmap(path, dtype, mode="r", shape=shape)
+    return np.asarray(np.memmap(path, dtype, mode="r", shape=shape))  # NumPy's own class for it is slower to index
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -13,10 +13,10 @@ from backends.errors import IndexUnavailable
 from backends.faiss.compaction import Background, next_job, rows_of, swapped
 from backends.faiss.gpu import card_for, free_bytes
 from backends.faiss.kinds import Device, Kind, check_kind, kind_for
-from backends.faiss.library import at_most_threads
 from backends.faiss.making import Rows, made
-from backends.faiss.segment import Segment, merged
+from backends.faiss.segment import Hits, Segment, merged
 from backends.faiss.segment_files import Opening, write_segment
+from backends.faiss.sharing import Sharing
 from backends.faiss.snapshots import MANIFEST, load, save, saved_applied
 from backends.faiss.spool import spooled
 from backends.faiss.state import State, empty_delta
@@ -77,6 +77,7 @@ class FaissIndex(VectorIndex):
             check_kind(kind, self._device, self._has_cagra)
         self._ef_search = ef_search
         self._delta_rows = delta_rows
+        self._sharing = Sharing()
         self._write = threading.Lock()
         self._state: State | None = None
         self._saved: State | None = None
@@ -126,19 +127,27 @@ class FaissIndex(VectorIndex):
     ) -> Candidates:
         """Find candidates. `effort` is ef_search for HNSW and the number of lists (nprobe) for IVF.
 
-        FAISS shares out queries among threads, never one query; so there are no more threads than queries.
+        A query's answer does not depend on those that are searched with it.
         """
         del filter  # the corpus decides; `allowed` is how it narrows
         state = self._usable()
         if not len(queries):
             return Candidates(ids=[], scores=[], applied=state.applied)
-        with at_most_threads(len(queries)):
-            parts = [state.delta.search(queries, candidates, self.spec, allowed)]
-            for segment in state.segments:
-                default = self._ef_search if segment.kind in ("hnsw", "cagra") else 0
-                parts.append(segment.search(queries, candidates, self.spec, effort or default, allowed))
-        found = list(merged(parts, candidates))
-        return Candidates(ids=[ids for ids, _ in found], scores=[scores for _, scores in found], applied=state.applied)
+        parts = self._sharing.search(len(queries), lambda: self._parts(state, queries, candidates, effort, allowed))
+        ids, scores = merged(parts, candidates)
+        return Candidates(ids=ids, scores=scores, applied=state.applied)
+
+    def _parts(
+        self, state: State, queries: Embeddings, candidates: int, effort: int | None, allowed: Ids | None
+    ) -> list[Hits]:
+        """Search every segment, and the delta where there is one or nothing else."""
+        found = []
+        for segment in state.segments:
+            default = self._ef_search if segment.kind in ("hnsw", "cagra") else 0
+            found.append(segment.search(queries, candidates, self.spec, effort or default, allowed))
+        if len(state.delta.ids) or not found:
+            found.append(state.delta.search(queries, candidates, self.spec, allowed))
+        return found
 
     def ids(self) -> Iterator[Ids]:
         state = self._usable()

@@ -24,11 +24,7 @@ faiss.set_deserialization_lattice_r2_limit(1)  # we have no lattice codes
 
 @contextmanager
 def at_most_threads(count: int) -> Iterator[None]:
-    """Let FAISS use at most so many threads for what this thread asks of it: OpenMP's number is each thread's own.
-
-    For one query FAISS wakes a team of which one member has work, and waits for all: on a busy machine that took
-    8 ms instead of 2.
-    """
+    """Let FAISS use at most so many threads for what this thread asks of it: OpenMP's number is each thread's own."""
     before = faiss.omp_get_max_threads()
     if count < before:
         faiss.omp_set_num_threads(count)

@@ -1,7 +1,8 @@
 """A segment: rows in one FAISS index that never changes, less those that are deleted."""
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,14 +19,14 @@ from backends.types import Embeddings, Ids, IndexSpec
 
 Scores = NDArray[np.float32]
 Hits = tuple[Scores, Ids]
-"""Scores and ids, [q, n] both, nearest first; FILLER ids fill up and are dropped when hits are merged."""
-FILLER = -1
+"""Scores and ids, [q, n] both, nearest first."""
 FEW_ROWS = 5_000
 FEW_SHARE = 0.02
 """Up to so many rows, or such a share, comparing them all is as quick as walking a graph that mostly leads past:
 of 1,000,000 rows of 128, 20,000 took 5 ms to compare and 4 ms to walk to, 5,000 took 2 ms and 29 ms."""
 QUERIES_AT_ONCE = 16
-"""FAISS compares 20 queries or more through products of matrices, which lose small distances (distances.cpp)."""
+"""FAISS compares 20 queries or more through products of matrices, which lose small distances (distances.cpp): an answer
+would depend on the queries that it is searched with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ class Segment:
         selection = self.live if allowed is None else self._selected(allowed)
         hits = min(candidates, selection.count)
         if not hits:
-            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+            return no_hits(len(queries))
         few = selection.count < len(self.ids) and selection.count <= max(FEW_ROWS, FEW_SHARE * len(self.ids))
         if few and self.vectors is not None:
             rows = selection.rows()
@@ -86,8 +87,8 @@ class Segment:
         )
         scores = scores_of(distances, spec)
         if spec.metric == "cosine" and self.kind == "flat":  # the larger kinds may be rough
-            scores = scores / _lengths(queries, self.embeddings(np.maximum(rows, 0).ravel()))
-        return scores, np.where(rows < 0, FILLER, self.ids[rows])
+            scores = scores / _lengths(queries, self.embeddings(rows.ravel()))
+        return scores, self.ids[rows]
 
     def _selected(self, allowed: Ids) -> Selection:
         rows = positions(self.ids, allowed)
@@ -102,8 +103,9 @@ class Segment:
             distances, rows = _thinned(*self.card.search(queries, asked, effort), hits, selection)
         else:
             parameters = self._parameters(effort, self._selector(selection))
-            distances, rows = self.index.search(queries, hits, params=parameters)
-        if (short := (rows < 0).any(axis=1)).any():
+            distances, rows = _asked(self.index, queries, hits, parameters)
+        if rows.min() < 0:
+            short = (rows < 0).any(axis=1)
             distances[short], rows[short] = self._scanned(queries[short], hits, selection)
         return distances, rows
 
@@ -115,6 +117,8 @@ class Segment:
 
     def _parameters(self, effort: int, selector: Any) -> Any:
         match self.kind:
+            case "hnsw" | "cagra" if selector is None:
+                return _walking(effort)
             case "hnsw" | "cagra":
                 return faiss.SearchParametersHNSW(efSearch=effort, sel=selector)
             case "ivf_sq8" | "ivf_pq":
@@ -130,23 +134,47 @@ class Segment:
             parameters = self._parameters(index.nlist, selector)
         elif self.kind != "flat":
             index = faiss.downcast_index(index.storage)
-        distances, rows = index.search(queries, hits, params=parameters)
+        distances, rows = _asked(index, queries, hits, parameters)
+        assert rows.min() >= 0, "FAISS left out rows"
         return distances, rows
 
     def _selector(self, selection: Selection) -> Any:
         return faiss.IDSelectorBitmap(selection.bits) if selection.count < len(self.ids) else None
 
 
+@functools.lru_cache(maxsize=64)
+def _walking(effort: int) -> Any:
+    """HNSW's parameters: making them takes a tenth of a short search, and FAISS only reads them."""
+    return faiss.SearchParametersHNSW(efSearch=effort)
+
+
 def compared(queries: Embeddings, embeddings: Embeddings, hits: int, spec: IndexSpec) -> Hits:
     """Compare each query with each embedding: scores and positions, both [q, min(hits, n)], nearest first."""
     hits = min(hits, len(embeddings))
-    parts = [
-        faiss.knn(queries[start : start + QUERIES_AT_ONCE], embeddings, hits, metric_of(spec))
-        for start in range(0, len(queries), QUERIES_AT_ONCE)
-    ]
-    distances, at = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    distances, at = _few_at_once(queries, lambda some: faiss.knn(some, embeddings, hits, metric_of(spec)))
     scores = scores_of(distances, spec)
     return (scores / _lengths(queries, embeddings[at.ravel()]) if spec.metric == "cosine" else scores), at
+
+
+def _asked(index: Any, queries: Embeddings, hits: int, parameters: Any) -> Hits:
+    """Ask an index for its distances and row numbers: many queries in one call, where it takes each by itself."""
+    if len(queries) <= QUERIES_AT_ONCE or isinstance(index, faiss.IndexHNSW | faiss.IndexScalarQuantizer):
+        distances, rows = index.search(queries, hits, params=parameters)
+        return distances, rows
+    return _few_at_once(queries, lambda some: index.search(some, hits, params=parameters))
+
+
+def _few_at_once(queries: Embeddings, search: Callable[[Embeddings], Hits]) -> Hits:
+    parts = [search(queries[start : start + QUERIES_AT_ONCE]) for start in range(0, len(queries), QUERIES_AT_ONCE)]
+    if len(parts) == 1:
+        return parts[0]
+    distances, rows = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return distances, rows
+
+
+def no_hits(queries: int) -> Hits:
+    """Nothing found, for so many queries."""
+    return np.empty((queries, 0), np.float32), np.empty((queries, 0), np.int64)
 
 
 def scores_of(distances: NDArray[np.float32], spec: IndexSpec) -> Scores:
@@ -164,14 +192,16 @@ def _lengths(queries: Embeddings, found: Embeddings) -> Scores:
     return product
 
 
-def merged(parts: list[Hits], candidates: int) -> Iterator[tuple[Ids, Scores]]:
-    """Give for each query the nearest of all parts, ties by id, without fillers."""
-    scores = np.concatenate([part[0] for part in parts], axis=1)
-    ids = np.concatenate([part[1] for part in parts], axis=1)
-    for row_scores, row_ids in zip(scores, ids, strict=True):
-        order = np.lexsort((row_ids, -row_scores))
-        order = order[row_ids[order] != FILLER][:candidates]
-        yield row_ids[order], row_scores[order]
+def merged(parts: list[Hits], candidates: int) -> tuple[list[Ids], list[Scores]]:
+    """Give for each query the ids and scores of the nearest of all parts, ties by id."""
+    scores, ids = parts[0]
+    if len(parts) > 1:
+        scores, ids = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+    if len(parts) > 1 or not (scores[:, 1:] < scores[:, :-1]).all():
+        queries = np.arange(len(ids))[:, None]
+        order = np.lexsort((ids, -scores))[:, :candidates]
+        scores, ids = scores[queries, order], ids[queries, order]
+    return list(ids), list(scores)
 
 
 def _thinned(distances: NDArray[np.float32], rows: Ids, hits: int, selection: Selection) -> Hits:

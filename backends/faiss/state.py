@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.coalescing import coalesced
-from backends.faiss.segment import Hits, Segment, compared
+from backends.faiss.segment import Hits, Segment, compared, no_hits
 from backends.faiss.selecting import within
 from backends.types import Change, Embeddings, Ids, IndexSpec
 
@@ -48,7 +48,7 @@ class Delta:
             chosen = within(ids, allowed)
             ids, embeddings = ids[chosen], embeddings[chosen]
         if not len(ids):
-            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+            return no_hits(len(queries))
         scores, at = compared(queries, embeddings, candidates, spec)
         return scores, ids[at]
 

@@ -1,4 +1,7 @@
-"""Batches of 32 queries on FAISS: alone, through our adapter, with texts, and through the library."""
+"""Batches of 32 queries on FAISS: alone, through our adapter, with texts, and through the library.
+
+All have the same kind of graph and the same effort, so they compare as many rows; recalls stand beside each share.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -31,12 +34,14 @@ def batches(bench: Bench, data: DataSet, workers: dict[str, WorkerProcess]) -> I
         BATCH * BATCHES_IN_TURN,
     )
     truth = truth_of(data)
+    judged = {name: one.judged(data, truth) for name, one in measured.items()}
     for name, one in measured.items():
         about = {"where": data.where, "peer": name, "batch": BATCH, "effort": DEFAULT_EFFORT}
-        yield {"what": "batches"} | about | one.described(BATCH) | one.judged(data, truth)
+        yield {"what": "batches"} | about | one.described(BATCH) | judged[name]
     for figure, (ours, theirs) in SHARES.items():
         if ours in measured and theirs in measured:
-            yield figure_of(figure, _share(measured[ours], measured[theirs]), data.where)
+            recall = [judged[ours]["recall"], judged[theirs]["recall"]]
+            yield figure_of(figure, _share(measured[ours], measured[theirs]), data.where, recall=recall)
 
 
 def _share(ours: Measured, theirs: Measured) -> Json:

@@ -1,4 +1,4 @@
-"""Our FAISS adapter alone, without the corpus: what it adds to plain FAISS."""
+"""Our FAISS adapter alone, without the corpus: what it adds to plain FAISS. Preparing queries is the library's part."""
 
 import numpy as np
 
@@ -36,15 +36,20 @@ class FaissAdapter(Peer):
         )
         self._index.build(batches, applied=1)
 
+    def shaped(self, queries: Embeddings) -> Embeddings:
+        """Prepare the queries: an index is given prepared ones."""
+        assert self._index is not None
+        return prepare(queries, self._index.spec)
+
     def search(self, embedding: Embeddings, top_k: int, effort: int | None, below: Below | None) -> list[str]:
         """Search for one query."""
         assert below is None
         return self.search_many(embedding[None], top_k, effort)[0]
 
     def search_many(self, embeddings: Embeddings, top_k: int, effort: int | None) -> list[list[str]]:
-        """Search a batch in one call, prepared as the library prepares a query."""
+        """Search a batch in one call."""
         assert self._index is not None
-        found = self._index.search(prepare(embeddings, self._index.spec), top_k, effort=effort)
+        found = self._index.search(embeddings, top_k, effort=effort)
         return [[self._ids[row] for row in rows.tolist()] for rows in found.ids]
 
     def size_bytes(self) -> int:

@@ -98,6 +98,13 @@ class Peer(ABC):
         """The same for float32 [q, d], in one call where the library has one."""
         return [self.search(embedding, top_k, effort, None) for embedding in embeddings]
 
+    def shaped(self, queries: Embeddings) -> Embeddings:
+        """Return the queries as `search` is to be given them, once the rows are loaded; the clock does not run.
+
+        For what only finds: whoever asks it normalises and checks a query before, and is measured with that.
+        """
+        return queries
+
     def prepare(self, effort: int | None) -> None:  # noqa: B027  # most have nothing to do
         """Set the effort of the searches that follow, where that is a setting of the session or of the index."""
 

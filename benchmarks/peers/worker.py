@@ -15,10 +15,12 @@
     {"command": "close"}
         -> {"peak_rss_bytes", "rss_bytes"}
 
-effort and bound may be null. A command that fails answers {"error": ...}, and the worker goes on. Each search stands
-between two readings of the clock; nothing else does.
+peak_rss_bytes is the most that the process had in memory since its load began, by when it had read the rows. effort and
+bound may be null. A command that fails answers {"error": ...}, and the worker goes on. Each search stands between two
+readings of the clock; nothing else does.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -36,7 +38,8 @@ import numpy as np
 
 from benchmarks.peers.protocol import Below, Embeddings, Json, Peer, Place, Rows
 
-PAGE_BYTES = resource.getpagesize()
+SPINNING_S = 0.01
+"""OpenMP's threads spin so long, or a little less, after the last search of the peer whose turn it was before."""
 
 
 class Worker:
@@ -74,14 +77,15 @@ class Worker:
     def do_load(self, rows: str) -> Json:
         """Load the rows that lie in a file; reading the file is not timed."""
         read = read_rows(Path(rows))
+        _forget_peak()
         started = time.perf_counter()
         self.peer.load(read)
         load_s = time.perf_counter() - started
         return {"load_s": load_s, "size_bytes": self.peer.size_bytes(), **_memory()}
 
     def do_queries(self, path: str) -> Json:
-        """Take the queries whose positions later commands name."""
-        self._queries = np.ascontiguousarray(np.load(path), dtype=np.float32)
+        """Take the queries whose positions later commands name, in the peer's own form."""
+        self._queries = self.peer.shaped(np.ascontiguousarray(np.load(path), dtype=np.float32))
         return {"queries": len(self._queries)}
 
     def do_search(self, positions: list[int], top_k: int, effort: int | None = None, bound: int | None = None) -> Json:
@@ -143,16 +147,31 @@ def serve(commands: TextIO, answers: TextIO) -> None:
     for line in commands:
         command = json.loads(line)
         gc.collect()  # what the harness's JSON left behind is not the peer's to collect, within a measured search
+        time.sleep(SPINNING_S)
         print(json.dumps(worker.answer(command)), file=answers, flush=True)
         if command["command"] == "close":
             return
 
 
+def _forget_peak() -> None:
+    """Let the kernel count the peak anew, so that neither imports nor the reading of the rows are in it."""
+    with contextlib.suppress(OSError):  # where that is not allowed, or there is no /proc, it counts from the start
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def _memory() -> Json:
-    status = Path("/proc/self/statm")
-    rss = int(status.read_text(encoding="ascii").split()[1]) * PAGE_BYTES if status.exists() else None
-    unit = 1 if sys.platform == "darwin" else 1_024  # ru_maxrss is in bytes there, in KiB elsewhere
-    return {"rss_bytes": rss, "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    """What the process has in memory, and the most it had.
+
+    Linux hands ru_maxrss on to the programs that a process starts: it would be the harness's peak where that is higher.
+    The kernel's own high-water mark is of this program alone.
+    """
+    told = Path("/proc/self/status")
+    if not told.exists():
+        unit = 1 if sys.platform == "darwin" else 1_024  # ru_maxrss is in bytes there, in KiB elsewhere
+        return {"rss_bytes": None, "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    lines = dict(line.split(":", 1) for line in told.read_text(encoding="utf-8").splitlines())
+    rss, peak = (int(lines[name].split()[0]) * 1_024 for name in ("VmRSS", "VmHWM"))
+    return {"rss_bytes": rss, "peak_rss_bytes": peak}
 
 
 def _private_stdout() -> TextIO:

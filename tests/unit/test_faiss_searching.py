@@ -1,5 +1,6 @@
 """Searches of the FAISS index: full answers and recall, whatever is dead and whatever alone is allowed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,37 @@ def test_a_search_leaves_the_caller_s_threads_alone(tmp_path: Path, rows: Batch)
             assert faiss.omp_get_max_threads() == 1
     finally:
         faiss.omp_set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("precision", ["half", "single"])
+def test_a_batch_finds_what_its_queries_find_alone(tmp_path: Path, kind: str, precision: str) -> None:
+    """The same ids and the same scores to the last bit, from segments with dead rows and the delta, in any threads."""
+    spec = IndexSpec(dimension=16, metric="l2", precision=precision)  # type: ignore[arg-type]
+    opened(tmp_path, spec, kind=kind).build([batch(range(ROWS), spec)], 1)
+    index = opened(tmp_path, spec, kind=kind)  # does not own the folder, so it never merges
+    asked = queries(64, spec)
+    for deletes, allowed in (([], None), (range(ROWS // 3), None), ([], np.arange(ROWS // 2, ROWS))):
+        number = index.stats().applied + 1
+        index.apply([Change(sequence=number, upserts=batch([ROWS + number], spec), deletes=np.array(deletes, int))])
+        alone = [index.search(query[None], 20, effort=8, allowed=allowed) for query in asked]
+        for size in (2, 16, 20, 64):
+            found = index.search(asked[:size], 20, effort=8, allowed=allowed)
+            for position in range(size):
+                np.testing.assert_array_equal(found.ids[position], alone[position].ids[0])
+                np.testing.assert_array_equal(found.scores[position], alone[position].scores[0])
+
+
+def test_threads_may_search_at_once(tmp_path: Path, rows: Batch) -> None:
+    """Batches from several threads at a time find what they find one after the other."""
+    index = opened(tmp_path, WIDE, kind="hnsw")
+    index.build([rows], 1)
+    asked = [queries(size, WIDE, seed=size) for size in (1, 7, 32, 64)]
+    expected = [[ids.tolist() for ids in index.search(some, 20).ids] for some in asked]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            found = pool.map(lambda some: [ids.tolist() for ids in index.search(some, 20).ids], asked * 4)
+            assert list(found) == expected * 4
 
 
 def test_no_queries_no_answers(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from benchmarks.peers.protocol import Below, Embeddings, Peer, Place, Rows, bloc
 from benchmarks.peers.worker import Worker, read_rows, save_rows, serve
 
 BASIS = np.eye(4, dtype=np.float32)
+LOAD_BYTES = 64 << 20
+"""What the toy needs for a moment to load."""
 
 
 class Toy(Peer):
@@ -25,6 +27,7 @@ class Toy(Peer):
 
     def load(self, rows: Rows) -> None:
         self.rows = rows
+        np.ones(LOAD_BYTES, dtype=np.uint8)
 
     def search(self, embedding: Embeddings, top_k: int, effort: int | None, below: Below | None) -> list[str]:
         order = np.argsort(-(self.rows.embeddings @ embedding), kind="stable")
@@ -99,6 +102,14 @@ def test_batches_are_timed_as_a_whole(worker: Worker) -> None:
     answer = worker.answer({"command": "search_many", "positions": [0, 1, 2], "batch": 2, "top_k": 1})
     assert answer["ids"] == [["a"], ["b"], ["c"]]
     assert len(answer["ms"]) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak counts anew on Linux alone")
+def test_the_peak_is_the_load_s_own(worker: Worker, tmp_path: Path) -> None:
+    """What was in memory for a moment during the load is in it; what was there before, here or in a parent, is not."""
+    np.ones(8 * LOAD_BYTES, dtype=np.uint8)
+    answer = worker.answer({"command": "load", "rows": str(tmp_path / "rows")})
+    assert LOAD_BYTES / 2 < answer["peak_rss_bytes"] - answer["rss_bytes"] < 3 * LOAD_BYTES
 
 
 def test_opening_tells_what_the_peer_can_do(worker: Worker, tmp_path: Path) -> None:
