@@ -1,4 +1,4 @@
-"""Ready embeddings into an empty store until the index has them all, by everybody in turn."""
+"""Ready embeddings into an empty store: until a search finds all, and until the index has all; everybody in turn."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,19 +16,31 @@ PEERS = ("ragstone", "raw_tuned", "raw_psycopg")
 def ingest(bench: Bench, data: DataSet) -> Iterator[Json]:
     """Each load begins with a new process and an empty database, none of which is timed."""
     stem = bench.stage.saved(data)
-    rates: dict[str, list[float]] = {}
+    loads: dict[str, list[Json]] = {}
     names = [*PEERS, *bench.others]
     for number in range(bench.sizes.ingest_rounds):
         for name in turned(list(names), number):
             try:
                 with bench.stage.worker(name) as worker:
-                    rates.setdefault(name, []).append(len(data) / worker.load(stem)["load_s"])
+                    loads.setdefault(name, []).append(worker.load(stem))
             except WorkerFailed as failure:
                 bench.failures.append(str(failure))
                 names.remove(name)
-                rates.pop(name, None)
-    for name, values in rates.items():
-        yield {"what": "ingest", "where": data.where, "peer": name, "rows_per_s": spread(values)}
+                loads.pop(name, None)
+    for name, seen in loads.items():
+        stored, indexed = ([len(data) / one[stage] for one in seen] for stage in ("stored_s", "load_s"))
+        yield {
+            "what": "ingest",
+            "where": data.where,
+            "peer": name,
+            "stored_rows_per_s": spread(stored),
+            "rows_per_s": spread(indexed),
+        }
         if name not in PEERS:
-            times = spread([ours / theirs for ours, theirs in zip(rates["ragstone"], values, strict=True)])
-            yield figure_of(f"ingest.over_{name}", times, data.where)
+            yield figure_of(f"ingest.over_{name}", _times(loads["ragstone"], seen, "stored_s"), data.where)
+            yield figure_of(f"ingest.until_indexed_over_{name}", _times(loads["ragstone"], seen, "load_s"), data.where)
+
+
+def _times(ours: list[Json], theirs: list[Json], stage: str) -> Json:
+    """How many times as fast we are, round by round."""
+    return spread([their[stage] / our[stage] for our, their in zip(ours, theirs, strict=True)])

@@ -45,6 +45,7 @@ class LangchainPostgres(Peer):
         for part in blocks(rows, BLOCK_ROWS):
             embeddings = rows.embeddings[part].tolist()
             self._store.add_embeddings(rows.texts[part], embeddings, metadata[part], rows.ids[part])
+        self.note_stored()
         index = HNSWIndex(distance_strategy=self._strategy, m=HNSW_M, ef_construction=HNSW_EF_CONSTRUCTION)
         self._store.apply_vector_index(index)
         with psycopg.connect(self.place.url, autocommit=True) as connection:

@@ -1,5 +1,6 @@
 """What a library must do to be measured: load rows, search them, say how large it is."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,10 +82,15 @@ class Peer(ABC):
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        self.stored_at_s: float | None = None
 
     @abstractmethod
     def load(self, rows: Rows) -> None:
         """Store the rows; whoever searches after the return searches all of them, by the index."""
+
+    def note_stored(self) -> None:
+        """Note, within `load`, that every row is there and a search finds it, though no index has them yet."""
+        self.stored_at_s = time.perf_counter()
 
     @abstractmethod
     def search(self, embedding: Embeddings, top_k: int, effort: int | None, below: Below | None) -> Sequence[str]:

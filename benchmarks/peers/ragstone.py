@@ -30,6 +30,7 @@ class RagstonePeer(Peer):
             self._rag.delete_collection(NAME)
         self._collection = self._rag.create_collection(NAME, dimension=rows.dimension, metric=rows.metric)
         self._collection.upsert_embeddings(rows.ids, rows.embeddings, rows.texts, rows.metadata())
+        self.note_stored()
         self._collection.wait_until_indexed(INDEXED_WITHIN_S)
 
     def prepare(self, effort: int | None) -> None:

@@ -23,6 +23,7 @@ SETTINGS = (
     "SET max_parallel_workers_per_gather = 0",
     "SET hnsw.iterative_scan = relaxed_order",
     "SET maintenance_work_mem = '1GB'",
+    "SET min_parallel_table_scan_size = 0",  # else a small table gets its HNSW from one process
 )
 ROWS_PER_COPY = 20_000
 COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
@@ -58,6 +59,7 @@ class RawTuned(Peer):
         for part in blocks(rows, ROWS_PER_COPY):
             with self._connection.cursor() as cursor, cursor.copy(f"COPY {table} FROM STDIN (FORMAT BINARY)") as copy:
                 copy.write(_encoded(rows, part))
+        self.note_stored()
         self._index(rows)
         selected = f"SELECT id, text, metadata FROM {table}"  # noqa: S608  # our own table
         nearest = f"ORDER BY embedding {OPERATOR[rows.metric]} %s LIMIT %s"

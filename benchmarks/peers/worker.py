@@ -81,7 +81,8 @@ class Worker:
         started = time.perf_counter()
         self.peer.load(read)
         load_s = time.perf_counter() - started
-        return {"load_s": load_s, "size_bytes": self.peer.size_bytes(), **_memory()}
+        stored_s = load_s if self.peer.stored_at_s is None else self.peer.stored_at_s - started
+        return {"load_s": load_s, "stored_s": stored_s, "size_bytes": self.peer.size_bytes(), **_memory()}
 
     def do_queries(self, path: str) -> Json:
         """Take the queries whose positions later commands name, in the peer's own form."""
