@@ -45,6 +45,11 @@ class VectorIndex(ABC):
     spec: IndexSpec
     identity: IndexIdentity
 
+    @property
+    def is_rough(self) -> bool:
+        """Whether its scores are rougher than the corpus's: it is asked for many more candidates than hits then."""
+        return True
+
     @abstractmethod
     def build(self, batches: Iterable[Batch], applied: int, progress: Progress = nobody) -> None:
         """Replace what is there by these chunks, the collection as it was at number `applied`.

@@ -47,6 +47,10 @@ class MemoryIndex(VectorIndex):
         self._write = threading.Lock()
         self._state = self._empty()
 
+    @property
+    def is_rough(self) -> bool:
+        return False
+
     def build(self, batches: Iterable[Batch], applied: int, progress: Progress = nobody) -> None:
         state = self._empty()
         for batch in batches:

@@ -32,8 +32,10 @@ from backends.pgvector import MAX_SCAN_TUPLES, PgvectorIndex, Planned
 from backends.selections import UNKNOWN, Matching, Selections
 from backends.types import Embeddings
 
-OVERSAMPLING = 4
-MIN_CANDIDATES = 40
+OVERSAMPLING, MIN_CANDIDATES = 4, 40
+"""Of an index whose scores are rough, or one that does not see the filter."""
+SURPLUS, MIN_SURPLUS = 0.5, 10
+"""Of one whose scores are the corpus's: for chunks that were deleted or changed since."""
 WIDENING = 8
 MAX_CANDIDATES = 10_000
 EXACT_BELOW = 2_000
@@ -52,6 +54,11 @@ AT_ONCE = 64
 """Queries that one statement answers."""
 CATCH_UPS = 3
 EXACT_FALLBACK_CHUNKS = 100_000
+
+
+def candidates_for(top_k: int, *, rough: bool) -> int:
+    """Return how many candidates an index beside the corpus is asked for first."""
+    return max(top_k * OVERSAMPLING, MIN_CANDIDATES) if rough else top_k + max(int(top_k * SURPLUS), MIN_SURPLUS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +295,7 @@ class Searcher:
         if isinstance(self._index, PgvectorIndex):
             proposals = matching.proposals(asked.top_k, MAX_SCAN_TUPLES)
             return self._index.nearest(asked.embedding, asked.top_k, asked.filter, asked.effort, proposals)
-        wanted = max(asked.top_k * OVERSAMPLING, MIN_CANDIDATES)
+        wanted = candidates_for(asked.top_k, rough=asked.filter is not None or self._index.is_rough)
         while True:
             chunks, proposed = self._proposed(asked, matching, wanted)
             exhausted = proposed < wanted or wanted >= MAX_CANDIDATES
@@ -301,7 +308,7 @@ class Searcher:
         if isinstance(self._index, PgvectorIndex):
             proposals = matching.proposals(first.top_k, MAX_SCAN_TUPLES)
             return self._index.nearest_of_many(embeddings, first.top_k, first.filter, first.effort, proposals)
-        wanted = max(first.top_k * OVERSAMPLING, MIN_CANDIDATES)
+        wanted = candidates_for(first.top_k, rough=first.filter is not None or self._index.is_rough)
         found = self._proposed_many(embeddings, asked, matching, wanted)
         return [
             chunks if len(chunks) >= first.top_k else self._approximate(one, matching)

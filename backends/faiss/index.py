@@ -117,6 +117,13 @@ class FaissIndex(VectorIndex):
             self._background.start()
         return state.applied
 
+    @property
+    def is_rough(self) -> bool:
+        """Flat and HNSW keep half precision, as the corpus does by default."""
+        state = self._state
+        kinds = {segment.kind for segment in state.segments} if state is not None else set()
+        return self.spec.precision != "half" or not kinds <= {"flat", "hnsw"}
+
     def search(
         self,
         queries: Embeddings,

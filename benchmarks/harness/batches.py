@@ -15,7 +15,8 @@ from benchmarks.harness.workers import WorkerProcess
 
 Json = dict[str, Any]
 BATCH = 32
-BATCHES_IN_TURN = 2
+BATCHES_IN_TURN = 16
+"""So many that a turn lasts: the first ones of a turn wake the threads."""
 PEERS = ("plain_faiss", "faiss_adapter", "faiss_texts", "ragstone_faiss")
 SHARES = {
     "faiss.adapter_share": ("faiss_adapter", "plain_faiss"),
@@ -24,10 +25,11 @@ SHARES = {
 
 
 def batches(bench: Bench, data: DataSet, workers: dict[str, WorkerProcess]) -> Iterator[Json]:
-    """A peer without batches of its own is asked in a loop, and so is our library."""
+    """Everybody in turn, the queries repeated where they are few."""
+    positions = [*range(len(data.queries) // BATCH * BATCH)]
     measured = interleaved(
         {name: worker for name, worker in workers.items() if name in PEERS},
-        range(len(data.queries) // BATCH * BATCH),
+        positions * max(1, BATCHES_IN_TURN * BATCH // max(1, len(positions))),
         bench.sizes.rounds,
         lambda worker, block: worker.search_many(block, BATCH, DEFAULT_EFFORT),
         bench.failures,

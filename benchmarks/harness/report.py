@@ -13,6 +13,9 @@ from benchmarks.harness.targets import TARGETS, Standing, standings
 
 Json = dict[str, Any]
 NOTES = Path(__file__).with_name("notes.toml")
+NAMED = ("recall", "effort", "limit", "numerics", "ndcg", "ndcg_single")
+"""What a figure may say about itself, beside its value."""
+
 MIB = 1 << 20
 
 
@@ -23,7 +26,7 @@ def write_report(results: list[Json], stem: Path) -> Path:
         _targets(results),
         section("Search", *_pictures(recall_plots(results), stem), *_searches(results)),
         section("Filters", *_filters(results)),
-        section("Ingest until the index has it", *_ingests(results)),
+        section("Ingest", *_ingests(results)),
         section("Disk and memory", *_loads(results)),
         section("Batches on FAISS", *_batches(results)),
         section("HTTP", *_pictures(concurrency_plots(results), stem), *_http(results)),
@@ -83,7 +86,7 @@ def _target(standing: Standing, note: Json) -> Row:
     missed = standing.verdict == "missed"
     share = target.miss(value)
     by = "" if not missed else f"{share:.1%}" if share != float("inf") else number(value)
-    more = [f"{name}: {detail[name]}" for name in ("recall", "effort", "limit") if name in detail]
+    more = [f"{name}: {detail[name]}" for name in NAMED if name in detail]
     why = note.get("why", "") if missed else ""
     where = "; ".join([standing.where, *more])
     return Row([target.words, limit, where, shown, standing.verdict, by, why], standing.verdict)
@@ -110,8 +113,8 @@ def _filters(results: list[Json]) -> Iterator[str]:
 
 def _ingests(results: list[Json]) -> Iterator[str]:
     for where, found in grouped(results, "ingest", "where"):
-        rows = [_row(one, spread(one["rows_per_s"])) for one in found]
-        yield paragraph(where) + table(("peer", "rows/s"), rows)
+        rows = [_row(one, spread(one["stored_rows_per_s"]), spread(one["rows_per_s"])) for one in found]
+        yield paragraph(where) + table(("peer", "rows/s until a search finds all", "until the index has all"), rows)
 
 
 def _loads(results: list[Json]) -> Iterator[str]:
@@ -187,7 +190,10 @@ def _growth(results: list[Json]) -> str:
         "p99 ms",
         "load s",
         "bytes/vector (MB per million)",
-        "MiB more in the process",
+        "of the content alone",
+        "of components alone",
+        "bytes/vector more in the process",
+        "of half precision and links",
     )
     rows = [
         _row(
@@ -197,7 +203,10 @@ def _growth(results: list[Json]) -> str:
             *_times(one),
             one["load_s"],
             one["bytes_per_vector"],
-            one["memory_grown_bytes"] / MIB,
+            one.get("least_stored_per_vector"),
+            one["least_bytes_per_vector"],
+            one["memory_grown_bytes"] / one["rows"],
+            one.get("least_memory_per_vector"),
         )
         for one in results
         if one["what"] == "growth"

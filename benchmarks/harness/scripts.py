@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.datasets import FOLDER_VARIABLE
-from benchmarks.harness.matrix import shares
 from benchmarks.harness.plan import Bench
 from benchmarks.harness.results import figure
 
@@ -37,7 +36,6 @@ class Script:
 
 SCRIPTS = (
     Script("corpus", ("--rows", "10000", "--rounds", "2", "--only", "search,load"), ("--npz", MNIST, "--rounds", "5")),
-    Script("batcher", ("--rounds", "1", "--queries", "40", "--passages", "16"), ("--rounds", "5")),
     Script("backup", None, ("--rows", "500000", "--rounds", "3")),
     Script("moving", None, ("--rows", "50000", "--rounds", "5")),
     Script("recall_tracking", None, ("--npz", MNIST)),
@@ -50,9 +48,6 @@ FIGURES = (
     ("corpus", "filtered search", "ratio_to_faster_of_recall_0.99", "filter.over_raw_same_tables"),
     ("corpus", "load", "share_of_copy", "ingest.share_of_copy"),
     ("corpus", "load", "replace_share_of_copy", "ingest.replace_share_of_copy"),
-    ("batcher", "ratio: single query p50 to encode", "median", "embedding.query_p50_over_encode"),
-    ("batcher", "ratio: passages of 120 tokens/s to encode", "median", "embedding.passages_over_encode"),
-    ("batcher", "ratio: concurrent queries/s to encode", "median", "embedding.callers_over_encode"),
 )
 
 
@@ -96,8 +91,6 @@ def _run(bench: Bench, module: str, arguments: list[str]) -> Iterator[Json]:
     for one in found:
         yield {"what": "script", "script": module, "found": one}
         yield from _figures(module, given, one)
-    if module == "batcher":
-        yield from shares(found)
 
 
 def _figures(module: str, given: str, found: Json) -> Iterator[Json]:

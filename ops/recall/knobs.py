@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from backends.base import VectorIndex
 from backends.errors import Unsupported
 from backends.pgvector import MAX_EF_SEARCH
-from backends.searching import MIN_CANDIDATES, OVERSAMPLING
+from backends.searching import candidates_for
 
 STEP = math.sqrt(2)
 MAX_FAISS_EF = 4_096
@@ -37,7 +37,7 @@ def knob_of(index: VectorIndex, top_k: int, chunks: int) -> Knob:
     if name == "pgvector":
         return Knob(name="ef_search", least=min(top_k, MAX_EF_SEARCH), most=MAX_EF_SEARCH)
     if name == "faiss":
-        return _of_faiss(str(index.stats().details.get("kind")), top_k, chunks)
+        return _of_faiss(index, top_k, chunks)
     why = {
         "weaviate": "Weaviate takes none with a query: its class has ef, which the setting ef_search sets at a build",
         "pinecone": "Pinecone chooses it itself",
@@ -45,13 +45,14 @@ def knob_of(index: VectorIndex, top_k: int, chunks: int) -> Knob:
     raise Unsupported(f"{name} has no effort that can be tuned: {why}")
 
 
-def _of_faiss(kind: str, top_k: int, chunks: int) -> Knob:
+def _of_faiss(index: VectorIndex, top_k: int, chunks: int) -> Knob:
     """Candidates beyond top_k are asked for, and HNSW looks at as many as are asked for at least."""
+    kind = str(index.stats().details.get("kind"))
     if "ivf" in kind:
         from backends.faiss.kinds import lists_of
 
         return Knob(name="nprobe", least=1, most=lists_of(chunks))
     if "hnsw" in kind or "cagra" in kind:
-        least = max(top_k * OVERSAMPLING, MIN_CANDIDATES)
+        least = candidates_for(top_k, rough=index.is_rough)
         return Knob(name="ef_search", least=least, most=max(MAX_FAISS_EF, least))
     raise Unsupported(f"faiss has no effort that can be tuned: an index of kind {kind} compares every embedding")

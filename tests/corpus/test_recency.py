@@ -1,12 +1,16 @@
 """What was written a moment ago is looked at beside HNSW, and only as long as it may have been written so lately."""
 
+import json
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from backends import pgvector, searching
+from backends.corpus import search
 from backends.corpus.collections import CollectionState
 from backends.corpus.database import Database
+from backends.corpus.explaining import ExplainingDatabase
 from backends.filters import parse
 from backends.pgvector import PgvectorIndex
 from backends.searching import Searcher
@@ -131,3 +135,16 @@ def test_planned_searches_that_saw_a_change_are_done_again(subject: Subject) -> 
     with subject.database.connection(statement.settings) as connection:
         rows = connection.execute(statement.text, statement.values, binary=True).fetchall()
     assert subject.searcher.found(planned, rows, 3) is None
+
+
+@pytest.mark.parametrize("filter", [None, {"absent": {"$exists": False}}], ids=["all", "filtered"])
+def test_proposals_are_compared_without_hnsw(subject: Subject, filter: object) -> None:
+    """What another index proposes is looked up by id, also while the HNSW from before a move is still there."""
+    explaining = ExplainingDatabase(subject.database)
+    given = {"top_k": 10, "applied": 1, "filter": parse(filter)}
+    ids = np.arange(40, dtype=np.int64)
+    search.join_candidates(explaining, subject.collection, QUERIES[0], {}, ids=ids, **given)
+    search.join_candidates_of_many(explaining, subject.collection, QUERIES, {}, ids=[ids] * len(QUERIES), **given)
+    assert len(explaining.plans) == 2
+    for plan in explaining.plans:
+        assert "hnsw" not in json.dumps(plan)

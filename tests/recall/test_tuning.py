@@ -179,7 +179,7 @@ def test_faiss_is_tuned_likewise(captured: Asked) -> None:
     assert ended.phase == "done", ended.problem
     try:
         (found,) = recall.tune(rag, captured.name, 0.9, count=FEW)
-        assert (found.knob, found.problem, found.steps[0].effort) == ("ef_search", None, 40)
+        assert (found.knob, found.problem, found.steps[0].effort) == ("ef_search", None, 20)
         assert captured.state.efforts == {"pgvector": on_pgvector, "faiss": {"all": found.effort}}
     finally:
         moving.rollback(rag, captured.name)
@@ -202,16 +202,18 @@ def test_backends_without_an_effort_say_so(name: str, kind: str, reason: str) ->
         knob_of(index_of(name, kind), 10, 50_000)
 
 
-def index_of(name: str, kind: str):  # an index as far as its effort goes
+def index_of(name: str, kind: str, rough: bool = True):  # an index as far as its effort goes
     stats = IndexStats(count=50_000, applied=1, size_bytes=1, ready=True, details={"kind": kind})
-    return SimpleNamespace(name=name, stats=lambda: stats)
+    return SimpleNamespace(name=name, stats=lambda: stats, is_rough=rough)
 
 
 def test_the_efforts_that_make_a_difference() -> None:
-    """Below top_k pgvector takes top_k; FAISS's HNSW looks at four times as many, at 40 at least; IVF counts lists."""
+    """Below top_k pgvector takes top_k; FAISS's HNSW looks at as many as it is asked for; IVF counts lists."""
     assert knob_of(index_of("pgvector", ""), 25, 50_000) == Knob(name="ef_search", least=25, most=1_000)
     assert knob_of(index_of("faiss", "hnsw"), 5, 50_000) == Knob(name="ef_search", least=40, most=4_096)
     assert knob_of(index_of("faiss", "flat+hnsw"), 100, 50_000).least == 400
+    assert knob_of(index_of("faiss", "hnsw", rough=False), 5, 50_000).least == 15
+    assert knob_of(index_of("faiss", "flat+hnsw", rough=False), 100, 50_000).least == 150
     assert knob_of(index_of("faiss", "ivf_sq8"), 10, 50_000) == Knob(name="nprobe", least=1, most=894)
 
 

@@ -55,7 +55,8 @@ ORDER BY n.distance, {public_id} LIMIT %(top_k)s
 
 -- name: candidates
 -- What an index proposed, and the tail: the chunks that came after what it had applied. The nearest of them are
--- found on the narrow table, equally near ones too, and then joined.
+-- found on the narrow table, equally near ones too, and then joined. Adding 0 keeps the planner from HNSW, which is
+-- still there for a while after a move.
 WITH proposed AS (
     SELECT unnest(%(ids)s::bigint[]) AS chunk_id
     UNION ALL
@@ -63,7 +64,7 @@ WITH proposed AS (
     JOIN {embedding} t ON t.chunk_id >= h.block << 20 AND t.chunk_id < (h.block + 1) << 20
     WHERE h.collection_id = %(collection_id)s AND h.sequence > %(applied)s AND t.chunk_id <> ALL (%(ids)s::bigint[])),
 nearest AS MATERIALIZED (
-    SELECT e.chunk_id, e.embedding {operator} %(query)s AS distance
+    SELECT e.chunk_id, (e.embedding {operator} %(query)s) + 0 AS distance
     FROM proposed p JOIN {embedding} e ON e.chunk_id = p.chunk_id
     ORDER BY distance FETCH FIRST %(top_k)s ROWS WITH TIES)
 SELECT {columns}, n.distance, (SELECT horizon FROM ragstone.collection WHERE id = %(collection_id)s)
@@ -78,7 +79,7 @@ WITH proposed AS (
     SELECT t.chunk_id FROM ragstone.change h
     JOIN {embedding} t ON t.chunk_id >= h.block << 20 AND t.chunk_id < (h.block + 1) << 20
     WHERE h.collection_id = %(collection_id)s AND h.sequence > %(applied)s AND t.chunk_id <> ALL (%(ids)s::bigint[]))
-SELECT {columns}, e.embedding {operator} %(query)s AS distance,
+SELECT {columns}, (e.embedding {operator} %(query)s) + 0 AS distance,
        (SELECT horizon FROM ragstone.collection WHERE id = %(collection_id)s)
 FROM proposed p
 JOIN {chunk} c ON c.id = p.chunk_id AND c.metadata @@ %(filter)s::jsonpath
