@@ -257,9 +257,9 @@ class PgvectorIndex(VectorIndex):
     def found(self, planned: Planned, rows: list[tuple[Any, ...]]) -> list[list[Hit]] | None:
         """Return what planned searches found; None where they did not look at what is recent."""
         found, sequence = planned.statement.found(rows)
-        if planned.settled is None:
-            self._settled = sequence
-        return found if planned.settled in (None, sequence) else None
+        is_whole = planned.settled in (None, sequence)
+        self._settled = sequence if is_whole else None
+        return found if is_whole else None
 
     def settings(self, top_k: int, effort: int | None) -> dict[str, str]:
         """Return what a session that searches is set to."""

@@ -87,7 +87,8 @@ class Selections:
         self._ttl_s = ttl_s
         self._ids_ttl_s = ids_ttl_s
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Filter, tuple[float, Matching]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[float, Matching]] = OrderedDict()
+        """By the filter's jsonpath: two filters that Python takes for equal, 1 and true, are not."""
         self._ids = 0
 
     def get(self, filter: Filter, find: Callable[[bool], Matching]) -> Matching:
@@ -95,20 +96,21 @@ class Selections:
 
         A filter that comes again before that is old is worth a longer look where the first was cut: `find(True)`.
         """
+        key = filter.jsonpath()
         with self._lock:
-            kept = self._kept.get(filter)
+            kept = self._kept.get(key)
             is_known = kept is not None and self._is_good(*kept)
             if kept is not None and is_known and not kept[1].is_cut:
-                self._kept.move_to_end(filter)
+                self._kept.move_to_end(key)
                 return kept[1]
         return self.renew(filter, lambda: find(is_known))
 
     def renew(self, filter: Filter, find: Callable[[], Matching]) -> Matching:
         """Remember what `find` says now."""
-        found = find()
+        found, key = find(), filter.jsonpath()
         with self._lock:
-            self._drop(filter)
-            self._kept[filter] = time.monotonic(), found
+            self._drop(key)
+            self._kept[key] = time.monotonic(), found
             self._ids += _size(found)
             while len(self._kept) > FILTERS_KEPT or (self._ids > IDS_KEPT and len(self._kept) > 1):
                 self._drop(next(iter(self._kept)))
@@ -118,8 +120,8 @@ class Selections:
         ttl_s = self._ttl_s if matching.ids is None else self._ids_ttl_s
         return time.monotonic() - since_s < ttl_s
 
-    def _drop(self, filter: Filter) -> None:
-        dropped = self._kept.pop(filter, None)
+    def _drop(self, key: str) -> None:
+        dropped = self._kept.pop(key, None)
         if dropped is not None:
             self._ids -= _size(dropped[1])
 

@@ -152,6 +152,11 @@ class Searches:
             for one, some in zip(done.alike, found, strict=True)
         ]
 
+    def failed(self, done: "SearchesPlanned", error: RagstoneError) -> None:
+        """Tell the observers that planned searches failed."""
+        for one in done.alike:
+            self._failed(done.route, one.query, one.asked, done.started_s, error)
+
     def _remind(self, route: Route) -> None:
         if isinstance(route.index.index, PgvectorIndex) and not route.index.index.ready:
             self._rag.keeper.remind(self._state.name, route.index.index)
@@ -241,7 +246,9 @@ class PreparedSearch:
     @property
     def kind(self) -> Hashable:
         """Equal for searches that can be done at once."""
-        return self.searches, self.asked.top_k, self.asked.filter, self.asked.exact
+        filter = self.asked.filter
+        # By its jsonpath: Python takes the filters for 1 and for true to be equal.
+        return self.searches, self.asked.top_k, None if filter is None else filter.jsonpath(), self.asked.exact
 
 
 @dataclass(frozen=True, slots=True)

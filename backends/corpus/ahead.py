@@ -17,10 +17,20 @@ def ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
     with ThreadPoolExecutor(1, thread_name_prefix="ragstone-ahead") as thread:
         try:
             for call in calls:
-                waiting.append(thread.submit(call))
+                waiting.append(_begun(thread, call))
                 if len(waiting) > DEPTH:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _begun(thread: ThreadPoolExecutor, call: Callable[[], T]) -> "Future[T]":
+    """Begin a call in the thread; at the interpreter's end there are no more threads, and it is done at once."""
+    try:
+        return thread.submit(call)
+    except RuntimeError:
+        done: Future[T] = Future()
+        done.set_result(call())
+        return done

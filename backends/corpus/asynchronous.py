@@ -11,6 +11,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from backends.corpus.database import Database, session_settings
+from backends.errors import FilterTooExpensive
 
 AsyncConnection = psycopg.AsyncConnection[TupleRow]
 Settings = dict[str, str]
@@ -21,21 +22,31 @@ log = logging.getLogger(__name__)
 class AsyncStatements:
     """Connections for searches of one event loop, opened as they are needed, beside the pool of `database`.
 
-    As many as are asked for at once. Errors are not told here: a thread that does the same has the words for them.
+    At most `most` of them. Errors are not told here: a thread that does the same has the words for them.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, most: int) -> None:
         self._database = database
+        self._most = most
+        self._open = 0
+        self._closed = False
         self._free: list[tuple[AsyncConnection, Settings]] = []
 
     async def rows(self, text: str, values: dict[str, Any], settings: Settings) -> list[TupleRow] | None:
-        """Run one statement in a session that is set to `settings`, and return its rows; None where that failed."""
+        """Run one statement in a session that is set to `settings`, and return its rows.
+
+        None where that failed, or where every connection is in use. Raises FilterTooExpensive.
+        """
+        if not self._free and self._open >= self._most:
+            return None
         try:
             return await self._rows(text, values, settings)
+        except psycopg.errors.QueryCanceled as error:
+            raise FilterTooExpensive("the search took longer than statement_budget_ms: try again later") from error
         except psycopg.Error as error:
             log.debug("a search is done again, in a thread: %s", error)
-            if isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.QueryCanceled):
-                await self.close()  # whatever ended this connection may have ended the others
+            if isinstance(error, psycopg.OperationalError):
+                await self._close_free()  # whatever ended this connection may have ended the others
             return None
 
     async def _rows(self, text: str, values: dict[str, Any], settings: Settings) -> list[TupleRow]:
@@ -46,32 +57,48 @@ class AsyncStatements:
             cursor = await connection.execute(text, values, binary=True)
             rows = await cursor.fetchall()
         except BaseException:
-            await _closed(connection)
+            await self._give_up(connection)
             raise
-        self._free.append((connection, settings))
+        if self._closed:
+            await self._give_up(connection)
+        else:
+            self._free.append((connection, settings))
         return rows
 
     async def close(self) -> None:
         """Close the connections that are free; one that is in use is closed by whoever uses it."""
+        self._closed = True
+        await self._close_free()
+
+    async def _close_free(self) -> None:
         while self._free:
-            await _closed(self._free.pop()[0])
+            await self._give_up(self._free.pop()[0])
+
+    async def _give_up(self, connection: AsyncConnection) -> None:
+        self._open -= 1
+        await _closed(connection)
 
     async def _connect(self) -> AsyncConnection:
-        connection: AsyncConnection = await psycopg.AsyncConnection.connect(
-            self._database.conninfo, **self._database.options
-        )
+        self._open += 1
+        try:
+            connection: AsyncConnection = await psycopg.AsyncConnection.connect(
+                self._database.conninfo, **self._database.options
+            )
+        except BaseException:
+            self._open -= 1
+            raise
         try:
             await register_vector_async(connection)
         except BaseException:
-            await _closed(connection)
+            await self._give_up(connection)
             raise
         return connection
 
 
 async def _closed(connection: AsyncConnection) -> None:
     """Close without a wait; a statement that still runs is ended by its own timeout."""
+    if connection.info.transaction_status is TransactionStatus.ACTIVE:
+        with suppress(asyncio.CancelledError, TimeoutError, psycopg.Error):
+            await connection.cancel_safe(timeout=1.0)
     with suppress(psycopg.Error):
-        if connection.info.transaction_status is TransactionStatus.ACTIVE:
-            with suppress(asyncio.CancelledError, TimeoutError):
-                await connection.cancel_safe(timeout=1.0)
         await connection.close()

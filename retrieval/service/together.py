@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from backends.corpus.asynchronous import AsyncStatements
+from backends.errors import FilterTooExpensive
 from retrieval.collection import Collection
 from retrieval.documents import Retrieval
 from retrieval.library import Ragstone
@@ -15,6 +16,9 @@ from retrieval.service.wire import Json
 
 AT_ONCE = 64
 """Searches that one statement answers."""
+
+MOST_HITS = 2_000
+"""Of one statement: to make more of them into answers is too much at once for the event loop."""
 
 Render = Callable[[Retrieval], Json]
 
@@ -47,7 +51,7 @@ class Together:
     """
 
     def __init__(self, rag: Ragstone, threads: ThreadPoolExecutor, render: Render, note: Callable[[int], None]) -> None:
-        self._statements = AsyncStatements(rag.database)
+        self._statements = AsyncStatements(rag.database, rag.settings.pool_size)
         self._most = rag.settings.searches_at_once
         self._threads = threads
         self._render = render
@@ -73,8 +77,8 @@ class Together:
         await self._statements.close()
 
     def _hand_out(self, key: Hashable, kind: _Kind) -> None:
-        """Begin a statement for its share of what waits."""
-        if kind.waiting and kind.statements < self._most:
+        """Begin as many statements as may run, each for its share of what waits."""
+        while kind.waiting and kind.statements < self._most:
             share = -(-(len(kind.waiting) + kind.answering) // self._most)
             taken = [kind.waiting.popleft() for _ in range(min(share, AT_ONCE, len(kind.waiting)))]
             kind.answering += len(taken)
@@ -83,7 +87,7 @@ class Together:
             task = asyncio.get_running_loop().create_task(self._answer(key, kind, taken))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-        elif not kind.waiting and not kind.statements:
+        if not kind.waiting and not kind.statements:
             self._kinds.pop(key, None)
 
     async def _answer(self, key: Hashable, kind: _Kind, taken: list[_Waiting]) -> None:
@@ -104,14 +108,25 @@ class Together:
                 one.answer.set_result(found[position])
 
     async def _found(self, collection: Collection, alike: list[PreparedSearch]) -> list[Json]:
-        planned = collection.plan_prepared(alike)
-        if planned is not None:
-            statement = planned.planned.statement
+        is_large = len(alike) * alike[0].asked.top_k > MOST_HITS
+        planned = None if is_large else collection.plan_prepared(alike)
+        if planned is None:
+            return await self._in_thread(collection, [alike])
+        statement = planned.planned.statement
+        try:
             rows = await self._statements.rows(statement.text, statement.values, statement.settings)
-            searched = None if rows is None else planned.searches.completed(planned, rows)
-            if searched is not None:
-                return [self._render(one.retrieval) for one in searched]
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._in_thread, collection, alike)
+        except FilterTooExpensive as error:
+            if len(alike) == 1:
+                planned.searches.failed(planned, error)
+                raise
+            return await self._in_thread(collection, [[one] for one in alike])  # each has a budget of its own
+        searched = None if rows is None else planned.searches.completed(planned, rows)
+        if searched is None:
+            return await self._in_thread(collection, [alike])
+        return [self._render(one.retrieval) for one in searched]
 
-    def _in_thread(self, collection: Collection, alike: list[PreparedSearch]) -> list[Json]:
-        return [self._render(one) for one in collection.search_prepared(alike)]
+    async def _in_thread(self, collection: Collection, groups: list[list[PreparedSearch]]) -> list[Json]:
+        def answered() -> list[Json]:
+            return [self._render(one) for alike in groups for one in collection.search_prepared(alike)]
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, answered)

@@ -156,3 +156,17 @@ def test_a_filter_that_matches_nothing_near_the_query(
         assert asked == [MAX_SCAN_TUPLES, 33, 33, 33]  # the first search, the second, the fourth and the eighth
         index.drop()
         index.close()
+
+
+def test_filters_that_python_takes_for_equal(database: Database, stores: Stores, name: str) -> None:
+    """What is remembered of a filter for 1 is not taken for one for true, nor the other way round."""
+    with made_collection(database, name, SPEC) as collection:
+        put(database, collection, ["one", "true"], np.ones((2, 8)), [{"v": 1}, {"v": True}])
+        index = open_index(database, collection, stores.settings("pgvector"))
+        assert isinstance(index, PgvectorIndex)
+        index.build()
+        asked = searcher(database, collection, index)
+        for value, id_ in ((1, "one"), (True, "true"), (1, "one"), (1.0, "one")):
+            assert [hit.id for hit in asked.search(QUERY, TOP_K, parse({"v": value})).hits] == [id_]
+        index.drop()
+        index.close()

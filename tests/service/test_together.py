@@ -1,6 +1,7 @@
 """Searches that many clients send at once are answered together, each as if it had been alone."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -127,23 +128,6 @@ def test_each_is_observed_for_whom_it_was(rag: retrieval.Ragstone, url: str, col
     assert {one.effort for one in told} == {None}
 
 
-def test_connections_that_are_cut(rag: retrieval.Ragstone, url: str, collection: retrieval.Collection) -> None:
-    """Where PostgreSQL ended every connection, those who ask next get answers, or a 503, and soon answers alone."""
-    bodies = [body_for(row) for row in range(CLIENTS)]
-    asked(url, collection.name, bodies)
-    with psycopg.connect(rag.database.conninfo, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-    for _ in range(POOL_SIZE + 1):  # the pool's own connections were cut, too, and each is found so once
-        answers = asked(url, collection.name, bodies)
-        if all(answer.status_code == 200 for answer in answers):
-            break
-        assert all(problem(answer, 503, "corpus_unavailable") for answer in answers if answer.status_code != 200)
-    assert [answer.json()["results"][0]["id"] for answer in answers] == IDS[:CLIENTS]
-
-
 def test_a_collection_that_is_deleted(rag: retrieval.Ragstone, url: str, collection: retrieval.Collection) -> None:
     """Searches in a collection that another process deleted say so, all of them, and nothing hangs."""
     bodies = [body_for(row) for row in range(CLIENTS)]
@@ -168,3 +152,59 @@ def test_what_was_written_is_found(url: str, collection: retrieval.Collection) -
     bodies: list[dict[str, object]] = [{"embedding": embedding.tolist(), "top_k": 1} for embedding in new]
     answers = [answer.json()["results"][0]["id"] for answer in asked(url, collection.name, bodies)]
     assert np.mean([found == f"new{row}" for row, found in enumerate(answers)]) == 1
+
+
+def test_filters_that_python_takes_for_equal(rag: retrieval.Ragstone, url: str) -> None:
+    """Searches with a filter for 1 and for true, sent at once, are of different kinds."""
+    name = f"c{uuid.uuid4().hex}"
+    rag.create_collection(name, dimension=2).upsert_embeddings(
+        ["one", "true"], np.ones((2, 2)), ["1", "true"], [{"v": 1}, {"v": True}]
+    )
+    bodies: list[dict[str, object]] = [{"embedding": [1, 1], "filter": {"v": value}} for value in (1, True)]
+    answers = asked(url, name, bodies * 8)
+    found = [[hit["id"] for hit in answer.json()["results"]] for answer in answers]
+    assert found == [["one"], ["true"]] * 8
+
+
+def test_connections_are_bounded(rag: retrieval.Ragstone, url: str, collection: retrieval.Collection) -> None:
+    """However many kinds of searches come at once, the service opens no more connections than twice its pool."""
+    answers = asked(url, collection.name, [body_for(1, top_k=top_k) for top_k in range(1, 80)])
+    assert all(answer.status_code == 200 for answer in answers)
+    with psycopg.connect(rag.database.conninfo, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchone()
+    assert row is not None
+    assert row[0] <= 2 * POOL_SIZE + 2  # builds and the like have their own
+
+
+def test_a_search_that_takes_too_long(rag: retrieval.Ragstone, collection: retrieval.Collection) -> None:
+    """A statement that its budget ended is not begun anew for each that waited for it."""
+    settings = rag.settings.model_copy(update={"statement_budget_ms": 300})
+    with retrieval.open(rag.database.conninfo, settings=settings) as own, served(create_app(own)) as url:
+        asked(url, collection.name, [body_for(row) for row in range(4)])
+        with psycopg.connect(rag.database.conninfo) as blocking:
+            blocking.execute(f"LOCK TABLE ragstone.embedding_{collection.id}".encode())
+            began_s = time.monotonic()
+            answers = asked(url, collection.name, [body_for(row) for row in range(6)])
+            took_s = time.monotonic() - began_s
+        for answer in answers:
+            problem(answer, 503, "filter_too_expensive")
+        assert took_s < 3
+
+
+def test_connections_that_are_cut(rag: retrieval.Ragstone, url: str, collection: retrieval.Collection) -> None:
+    """Where PostgreSQL ended every connection, those who ask next get answers, or a 503, and soon answers alone."""
+    bodies = [body_for(row) for row in range(CLIENTS)]
+    asked(url, collection.name, bodies)
+    with psycopg.connect(rag.database.conninfo, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    for _ in range(POOL_SIZE + 1):  # the pool's own connections were cut, too, and each is found so once
+        answers = asked(url, collection.name, bodies)
+        if all(answer.status_code == 200 for answer in answers):
+            break
+        assert all(problem(answer, 503, "corpus_unavailable") for answer in answers if answer.status_code != 200)
+    assert [answer.json()["results"][0]["id"] for answer in answers] == IDS[:CLIENTS]

@@ -77,8 +77,8 @@ WITH numbered AS (
     UPDATE ragstone.collection
     SET sequence = sequence + 1, documents = documents + %(documents)s, chunks = chunks + %(chunks)s
     WHERE id = %(collection_id)s RETURNING sequence)
-INSERT INTO ragstone.change (collection_id, sequence, block, chunks)
-SELECT %(collection_id)s, n.sequence, b.block, b.chunks
+INSERT INTO ragstone.change (collection_id, sequence, block, chunks, committed_at)
+SELECT %(collection_id)s, n.sequence, b.block, b.chunks, clock_timestamp()
 FROM numbered n, unnest(%(blocks)s::bigint[], %(block_chunks)s::bigint[]) AS b (block, chunks)
 RETURNING sequence
 
