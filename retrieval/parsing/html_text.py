@@ -72,7 +72,7 @@ class HtmlText:
         self._end_line(gap)
         if tag == "table":
             return self._begin_table(is_layout)
-        if tag == "tr" and self._is_layout and not self._is_layout[-1]:
+        if tag == "tr" and self._is_layout and not self._is_layout[-1] and not self._is_flat:
             return self._begin_row()
         if tag in ("td", "th") and self._cells is not None:
             return self._end_cell

@@ -13,6 +13,9 @@ from schemathesis import GenerationMode
 import retrieval
 from retrieval.service.schemas.problems import Problem
 
+# The connection pool draws random numbers in its own threads, while hypothesis watches over Python's.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the .random. module inside strategies")
+
 EXAMPLES = 8
 TEXTS, EMBEDDINGS = "fuzzed", "fuzzed-embeddings"
 ROUTES = [
