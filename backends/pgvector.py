@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -70,14 +69,6 @@ _ONLY_HNSW = {
 Found = TypeVar("Found")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A statement that does searches; `settled` is the sequence that it must see, None where it takes any."""
-
-    statement: PlannedSearches
-    settled: int | None
 
 
 class PgvectorIndex(VectorIndex):
@@ -242,7 +233,7 @@ class PgvectorIndex(VectorIndex):
         found, self._settled = search(f"{name}_and_recent", asked, settings, **values)
         return found
 
-    def planned(self, embeddings: Embeddings, top_k: int, effort: int | None) -> Planned | None:
+    def planned(self, embeddings: Embeddings, top_k: int, effort: int | None) -> PlannedSearches | None:
         """Return the statement of such searches without a filter; None where it is not known that HNSW is there.
 
         Nobody is asked.
@@ -252,11 +243,11 @@ class PgvectorIndex(VectorIndex):
         settled = self._settled
         name = "nearest_and_recent" if settled is None else "nearest"
         settings = self.settings(top_k, effort)
-        return Planned(plan_many(self._collection, name, embeddings, settings, top_k=top_k), settled)
+        return plan_many(self._collection, name, embeddings, settings, settled, top_k=top_k)
 
-    def found(self, planned: Planned, rows: list[tuple[Any, ...]]) -> list[list[Hit]] | None:
+    def found(self, planned: PlannedSearches, rows: list[tuple[Any, ...]]) -> list[list[Hit]] | None:
         """Return what planned searches found; None where they did not look at what is recent."""
-        found, sequence = planned.statement.found(rows)
+        found, sequence = planned.found(rows)
         is_whole = planned.settled in (None, sequence)
         self._settled = sequence if is_whole else None
         return found if is_whole else None

@@ -16,6 +16,7 @@ from backends.corpus.collections import CollectionState, find_collection
 from backends.corpus.database import Database
 from backends.corpus.following import forgotten_up_to
 from backends.corpus.search import (
+    PlannedSearches,
     compare_selected,
     compare_settled,
     count_matching,
@@ -28,7 +29,7 @@ from backends.efforts import band_of, effort_of
 from backends.errors import FilterTooExpensive, IndexUnavailable
 from backends.filters import Filter
 from backends.hits import Hit
-from backends.pgvector import MAX_SCAN_TUPLES, PgvectorIndex, Planned
+from backends.pgvector import MAX_SCAN_TUPLES, PgvectorIndex
 from backends.selections import UNKNOWN, Matching, Selections
 from backends.types import Embeddings
 
@@ -158,7 +159,7 @@ class Searcher:
             found += shared or [self.search(one, top_k, filter, exact, effort) for one in some]
         return found
 
-    def planned(self, embeddings: Embeddings, top_k: int) -> Planned | None:
+    def planned(self, embeddings: Embeddings, top_k: int) -> PlannedSearches | None:
         """Return the statement that does such searches without a filter, where it is known to be all that they take.
 
         Nobody is asked. `found` makes of its rows what `search_many` returns.
@@ -167,7 +168,7 @@ class Searcher:
             return None
         return self._index.planned(embeddings, top_k, self._effort(None, None, UNKNOWN))
 
-    def found(self, planned: Planned, rows: list[tuple[Any, ...]], top_k: int) -> list[Found] | None:
+    def found(self, planned: PlannedSearches, rows: list[tuple[Any, ...]], top_k: int) -> list[Found] | None:
         """Return what planned searches found; None where that is not enough, and all have to be done otherwise."""
         assert isinstance(self._index, PgvectorIndex)
         effort = self._effort(None, None, UNKNOWN)

@@ -1,11 +1,11 @@
 """Every setting, in one place: constructor keywords or environment variables that begin with RAGSTONE_."""
 
-import os
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from backends.corpus.machine import usable_cores
 from backends.errors import InvalidSettings
 
 
@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         40, ge=1, description="Threads of the HTTP service that may block; searches have as many of their own"
     )
     searches_at_once: int = Field(
-        default_factory=lambda: max(2, os.cpu_count() or 1),
+        default_factory=lambda: max(2, usable_cores()),
         ge=1,
         description="Statements for searches of one kind that run at once; those that come meanwhile share the next",
     )

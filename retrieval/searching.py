@@ -9,9 +9,10 @@ import numpy as np
 
 from backends.attached import AttachedIndex
 from backends.corpus.collections import CollectionState, find_collection
+from backends.corpus.search import PlannedSearches
 from backends.errors import RagstoneError
 from backends.filters import parse
-from backends.pgvector import PgvectorIndex, Planned
+from backends.pgvector import PgvectorIndex
 from backends.searching import Found, Searcher
 from backends.types import Embeddings
 from backends.vectors import prepare_one
@@ -144,7 +145,7 @@ class Searches:
 
     def completed(self, done: "SearchesPlanned", rows: list[tuple[Any, ...]]) -> list[Searched] | None:
         """Return what planned searches found, told to the observers; None where they have to be done otherwise."""
-        found = done.route.searcher.found(done.planned, rows, done.alike[0].asked.top_k)
+        found = done.route.searcher.found(done.statement, rows, done.alike[0].asked.top_k)
         if found is None:
             return None
         return [
@@ -258,7 +259,7 @@ class SearchesPlanned:
     searches: Searches
     route: Route
     alike: Sequence[PreparedSearch]
-    planned: Planned
+    statement: PlannedSearches
     started_s: float = field(default_factory=time.perf_counter)
 
 

@@ -84,7 +84,7 @@ def run_many(
     What a statement costs before and after the search is paid once: the driver's work in this process, most of all.
     Raises FilterTooExpensive where all together take longer than the statement_timeout among the settings.
     """
-    planned = plan_many(collection, name, embeddings, settings, **values)
+    planned = plan_many(collection, name, embeddings, settings, None, **values)
     return planned.found(_within_budget(database, collection, planned.text, planned.values, settings))
 
 
@@ -105,13 +105,17 @@ def _run(
 
 @dataclass(frozen=True, slots=True)
 class PlannedSearches:
-    """A statement that does several searches, for whoever runs it, with what a session is set to for it."""
+    """A statement that does several searches, for whoever runs it, with what a session is set to for it.
+
+    `settled` is the sequence that it must see to be enough, None where it looks at recent changes itself.
+    """
 
     text: str
     values: dict[str, Any]
     settings: dict[str, str]
     metric: Metric
     count: int
+    settled: int | None
 
     def found(self, rows: list[tuple[Any, ...]]) -> tuple[list[list[Hit]], int | None]:
         """Return what each search found, from the rows that the statement returned, and the sequence that it gave."""
@@ -119,14 +123,19 @@ class PlannedSearches:
 
 
 def plan_many(
-    collection: CollectionState, name: str, embeddings: Embeddings, settings: dict[str, str], **values: object
+    collection: CollectionState,
+    name: str,
+    embeddings: Embeddings,
+    settings: dict[str, str],
+    settled: int | None,
+    **values: object,
 ) -> PlannedSearches:
     """Return the statement of one named search by HNSW for each of several prepared queries, float32 [q, d]."""
     spec = collection.spec
     values["queries"] = EmbeddingArray(embeddings, spec.precision)
     values["collection_id"] = collection.id
     text = _statement_of_many(name, collection.id, spec.metric, spec.precision, "asked")
-    return PlannedSearches(text, values, settings, spec.metric, len(embeddings))
+    return PlannedSearches(text, values, settings, spec.metric, len(embeddings), settled)
 
 
 def join_candidates(

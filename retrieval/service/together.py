@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 
 from backends.corpus.asynchronous import AsyncStatements
 from backends.errors import FilterTooExpensive
+from backends.searching import AT_ONCE
 from retrieval.collection import Collection
 from retrieval.documents import Retrieval
 from retrieval.library import Ragstone
 from retrieval.searching import PreparedSearch
 from retrieval.service.wire import Json
-
-AT_ONCE = 64
-"""Searches that one statement answers."""
 
 MOST_HITS = 2_000
 """Of one statement: to make more of them into answers is too much at once for the event loop."""
@@ -112,7 +110,7 @@ class Together:
         planned = None if is_large else collection.plan_prepared(alike)
         if planned is None:
             return await self._in_thread(collection, [alike])
-        statement = planned.planned.statement
+        statement = planned.statement
         try:
             rows = await self._statements.rows(statement.text, statement.values, statement.settings)
         except FilterTooExpensive as error:

@@ -131,9 +131,7 @@ def test_planned_searches_that_saw_a_change_are_done_again(subject: Subject) -> 
     assert planned is not None
     assert planned.settled is not None
     subject.put("new")
-    statement = planned.statement
-    with subject.database.connection(statement.settings) as connection:
-        rows = connection.execute(statement.text, statement.values, binary=True).fetchall()
+    rows = subject.database.rows(planned.text, planned.values, planned.settings)
     assert subject.searcher.found(planned, rows, 3) is None
 
 
